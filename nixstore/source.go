@@ -1,0 +1,76 @@
+package nixstore
+
+import (
+	"encoding/json"
+	"slices"
+)
+
+// SourceKind says how a user named a closure. Its values are the words of the
+// policy file.
+type SourceKind string
+
+// The kinds of sources.
+const (
+	SourceStorePath SourceKind = "storePath" // also the "<system>" attributes
+	SourcePackages  SourceKind = "packages"
+	SourceFlake     SourceKind = "flakeRef"
+	SourceExpr      SourceKind = "nixExpr"
+	SourceImage     SourceKind = "image"
+)
+
+// Source is what a user named, validated in form but not yet resolved. Only the
+// field of its kind is set.
+type Source struct {
+	Kind     SourceKind  `json:"kind"`
+	Paths    []StorePath `json:"paths,omitempty"`    // SourceStorePath: the roots, at least one
+	Packages []string    `json:"packages,omitempty"` // SourcePackages: attribute names, dotted
+	Flake    string      `json:"flake,omitempty"`    // SourceFlake: a flake reference with attribute
+	Expr     string      `json:"expr,omitempty"`     // SourceExpr: a Nix expression
+	Image    string      `json:"image,omitempty"`    // SourceImage: <namespace>/<name>
+}
+
+// Canonical gives the source with its lists sorted and without doubles. Two
+// sources that name the same set of things are the same thing, whatever their order.
+func (s Source) Canonical() Source {
+	s.Paths = slices.Clone(s.Paths)
+	slices.SortFunc(s.Paths, StorePath.Compare)
+	s.Paths = slices.Compact(s.Paths)
+	s.Packages = slices.Clone(s.Packages)
+	slices.Sort(s.Packages)
+	s.Packages = slices.Compact(s.Packages)
+	return s
+}
+
+// Key identifies the source: equal for sources that name the same things.
+func (s Source) Key() string {
+	data, err := json.Marshal(s.Canonical())
+	if err != nil {
+		return "" // not reached: every field is a string
+	}
+	return string(data)
+}
+
+// Output is one thing to realise: a path and, when an evaluation named it, the
+// derivation that builds it.
+type Output struct {
+	Path       StorePath
+	Derivation StorePath // zero: substitute only
+	Name       string    // the derivation's output, such as "out"; empty without derivation
+}
+
+// Holder names who needs a closure: one volume or one image. It is the name of
+// a pin, so that it must be a plain file name of at most 255 bytes.
+type Holder struct {
+	Kind HolderKind
+	Name string
+}
+
+// HolderKind is the folder of a pin.
+type HolderKind string
+
+// The kinds of holders.
+const (
+	HolderVolume HolderKind = "volumes"
+	HolderImage  HolderKind = "images"
+	HolderFlight HolderKind = "flights" // derivations between their evaluation and their build
+)
