@@ -11,10 +11,17 @@ var layers = []struct {
 	dir   string
 	layer int
 }{
-	{"nixstore/", 1}, {"nixstore", 0},
-	{"driver/view", 1}, {"registry/closureimage", 1}, {"internal", 1}, {"api", 1},
-	{"driver", 2}, {"registry", 2}, {"controller", 2},
-	{"cmd", 3}, {"tests", 3},
+	{"nixstore/", 1},
+	{"nixstore", 0},
+	{"driver/view", 1},
+	{"registry/closureimage", 1},
+	{"internal", 1},
+	{"api", 1},
+	{"driver", 2},
+	{"registry", 2},
+	{"controller", 2},
+	{"cmd", 3},
+	{"tests", 3},
 }
 
 // denied lists imports that the order alone would allow. Paths that begin with

@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-const usage = "use: report live FILE | step FILE NAME COMMAND... | skip FILE NAME REASON | summary FILE..."
+var errUsage = errors.New("use: report live FILE | step FILE NAME COMMAND WORDS | skip FILE NAME REASON | summary FILES")
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -33,7 +33,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) < 2 {
-		return errors.New(usage)
+		return errUsage
 	}
 	if args[0] == "summary" {
 		return summarise(args[1:], os.Stdout)
@@ -42,7 +42,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	err = errors.New(usage)
+	err = errUsage
 	switch {
 	case args[0] == "live" && len(args) == 2:
 		err = live(os.Stdin, out, os.Stdout)
@@ -84,18 +84,18 @@ func showLine(line []byte, said map[testID]string, show io.Writer) {
 		return
 	}
 	id := e.id()
-	switch {
-	case e.Action == "build-output":
+	switch e.Action {
+	case "build-output":
 		_, _ = io.WriteString(show, e.Output)
-	case e.Action == "output":
+	case "output":
 		said[id] += e.Output
-	case e.Action == "fail":
+	case "fail":
 		_, _ = io.WriteString(show, said[id])
 		if e.Test == "" {
 			_, _ = fmt.Fprintf(show, "FAIL  %s\n", e.Package)
 		}
 		delete(said, id)
-	case e.Action == "pass" || e.Action == "skip":
+	case "pass", "skip":
 		if e.Test == "" && e.Action == "pass" {
 			_, _ = fmt.Fprintf(show, "ok    %-60s %6.1fs\n", e.Package, e.Elapsed)
 		}

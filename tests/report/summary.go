@@ -15,12 +15,11 @@ import (
 
 // event is one line of `go test -json`; see `go doc test2json`.
 type event struct {
-	Action      string
-	Package     string  `json:",omitempty"`
-	Test        string  `json:",omitempty"`
-	Output      string  `json:",omitempty"`
-	Elapsed     float64 `json:",omitempty"` // seconds
-	FailedBuild string  `json:",omitempty"`
+	Action  string  `json:"Action"`
+	Package string  `json:"Package,omitempty"`
+	Test    string  `json:"Test,omitempty"`
+	Output  string  `json:"Output,omitempty"`
+	Elapsed float64 `json:"Elapsed,omitempty"` // seconds
 }
 
 // testID is a test, or a package when the test is empty.

@@ -1,0 +1,60 @@
+# Everything runs on a plain Debian 12 with Go, as root; targets install what
+# they miss (tests/scripts/need). Start with `make test` and `make demo`.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# golangci-lint comes from the Go module proxy, so that checksums guard it.
+LINT_VERSION := v2.15.0
+LINT := .cache/bin/golangci-lint-$(LINT_VERSION)
+
+NEED := tests/scripts/need
+NIX := nix-bin:nix-store busybox-static
+
+.DELETE_ON_ERROR:
+.PHONY: build test test-newer-nix lint verify bench demo tools clean
+
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/closured ./cmd/closured
+
+# gcc is for the race detector.
+test:
+	@$(NEED) git gcc libc6-dev e2fsprogs:mkfs.ext4 util-linux:unshare xz-utils:xz $(NIX)
+	@tests/scripts/check
+
+# The tests that use Nix, under the Nix of a newer Debian. Part of test.
+test-newer-nix:
+	@$(NEED) util-linux:unshare $(NIX)
+	@mkdir -p .cache/test && rm -f .cache/test/newer-nix.json && go build -o .cache/test/report ./tests/report
+	@tests/scripts/newer-nix .cache/test/report .cache/test/newer-nix.json
+	@.cache/test/report summary .cache/test/newer-nix.json
+
+lint: $(LINT)
+	$(LINT) run ./...
+
+tools: $(LINT)
+
+# Building it takes minutes, once.
+$(LINT):
+	GOBIN=$(CURDIR)/.cache/bin CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv .cache/bin/golangci-lint $@
+
+# What needs neither root nor Nix, for a quick look; fails on a dirty tree.
+verify:
+	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
+	go vet -tags privileged ./...
+	go mod verify
+	go test ./tests/layout ./tests/report
+	git diff --exit-code HEAD
+
+bench:
+	@$(NEED) $(NIX)
+	@mkdir -p .cache/bin && go build -o .cache/bin/bench ./tests/bench
+	@.cache/bin/bench
+
+demo:
+	@$(NEED) ca-certificates $(NIX)
+	@tests/scripts/demo
+
+clean:
+	rm -rf bin .cache
