@@ -1,0 +1,109 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/closured/closured/nixstore"
+)
+
+// messageMax bounds the text of a status in bytes: it becomes the note of an
+// event, and kubernetes refuses notes of more than 1 KiB (events.k8s.io/v1).
+const messageMax = 1000
+
+// translation is a row of the table from error to code.
+type translation struct {
+	kind error
+	code codes.Code
+}
+
+// translations gives the table; the first row that matches wins. Kinds of our
+// own come first: they are a judgement, and what they wrap is detail.
+func translations() []translation {
+	return []translation{
+		{nixstore.ErrInvalid, codes.InvalidArgument},
+		{nixstore.ErrForbidden, codes.PermissionDenied},
+		{nixstore.ErrNotFound, codes.NotFound},
+		{nixstore.ErrEvaluation, codes.FailedPrecondition},
+		{nixstore.ErrBuild, codes.FailedPrecondition},
+		{nixstore.ErrUntrusted, codes.FailedPrecondition},
+		{nixstore.ErrCorrupt, codes.DataLoss},
+		{nixstore.ErrConflict, codes.AlreadyExists},
+		{nixstore.ErrBusy, codes.Aborted},
+		{nixstore.ErrUnavailable, codes.Unavailable},
+		{nixstore.ErrNoSpace, codes.ResourceExhausted},
+		{syscall.ENOSPC, codes.ResourceExhausted},
+		{syscall.EDQUOT, codes.ResourceExhausted},
+		{context.DeadlineExceeded, codes.DeadlineExceeded},
+		{context.Canceled, codes.Canceled},
+	}
+}
+
+// codeOf gives the code of an error that is not nil; Internal when nobody judged it.
+func codeOf(err error) codes.Code {
+	// The outermost Failure has the word: it may wrap nothing but its kind, while
+	// the chain around and beside it may hold others' errors.
+	judged := err
+	if f, ok := errors.AsType[*nixstore.Failure](err); ok {
+		judged = f.Kind
+	}
+	for _, row := range translations() {
+		if errors.Is(judged, row.kind) {
+			return row.code
+		}
+	}
+	return codes.Internal
+}
+
+// final tells whether kubelet, given this error, forgets a volume that was never
+// mounted, so that no unpublish comes (pkg/volume/csi, isFinalError).
+func final(err error) bool {
+	switch codeOf(err) {
+	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.ResourceExhausted, codes.Aborted:
+		return false
+	default:
+		return true
+	}
+}
+
+// toStatus makes the status that a caller gets. It carries no details.
+func toStatus(err error) error {
+	return status.Error(codeOf(err), message(err))
+}
+
+// message gives what a user reads of err: the failure's own words first,
+// without the way the error took through the program.
+func message(err error) string {
+	text := err.Error()
+	if f, ok := errors.AsType[*nixstore.Failure](err); ok {
+		text = f.Error()
+	}
+	return tame(text)
+}
+
+// tame makes foreign text fit for an event: valid UTF-8 of at most messageMax
+// bytes, on one line, with nothing that moves a terminal's cursor.
+func tame(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsGraphic(r) { // control and format characters, line and paragraph separators
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "�"))
+	const ellipsis = "…"
+	if len(text) <= messageMax {
+		return text
+	}
+	cut := messageMax - len(ellipsis)
+	for !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + ellipsis
+}

@@ -1,0 +1,60 @@
+package driver
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/closured/closured/nixstore"
+)
+
+// targetMax is the longest path that the kernel takes, in bytes (PATH_MAX less its NUL).
+const targetMax = 4095
+
+// checkTarget checks the form of a target path and gives the uid of the pod that
+// it belongs to; without a kubelet folder any absolute path will do and the uid
+// is empty. Only names are looked at: that no symlink is on the way is checked
+// where the path is opened.
+func checkTarget(kubeletDir, target string) (podUID string, err error) {
+	switch {
+	case target == "":
+		return "", invalid("the caller must send one", "the target path is missing")
+	case len(target) > targetMax:
+		return "", invalid("use a shorter path", "the target path %s is too long", nixstore.Quote(target))
+	case strings.IndexByte(target, 0) >= 0:
+		return "", invalid("send a plain path", "the target path %s holds a NUL", nixstore.Quote(target))
+	case !filepath.IsAbs(target) || filepath.Clean(target) != target || target == "/":
+		return "", invalid("send an absolute path without . and .. and without a slash at its end",
+			"the target path %s is not absolute and clean", nixstore.Quote(target))
+	}
+	if kubeletDir == "" {
+		return "", nil
+	}
+	uid, ok := kubeletTarget(kubeletDir, target)
+	if !ok {
+		return "", invalid("is --kubelet-dir right for this node?",
+			"the target path %s is not %s/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount", nixstore.Quote(target), kubeletDir)
+	}
+	return uid, nil
+}
+
+// Names that kubelet makes (pkg/kubelet/config/defaults.go, pkg/volume/csi).
+const (
+	podsDir    = "pods"
+	volumesDir = "volumes"
+	pluginDir  = "kubernetes.io~csi"
+	mountDir   = "mount"
+)
+
+// kubeletTarget takes kubelet's path of an inline volume apart.
+func kubeletTarget(kubeletDir, target string) (podUID string, ok bool) {
+	rest, ok := strings.CutPrefix(target, kubeletDir+"/")
+	if !ok {
+		return "", false
+	}
+	e := strings.Split(rest, "/")
+	const elements = 6 // pods, uid, volumes, plugin, volume, mount
+	if len(e) != elements || e[0] != podsDir || e[2] != volumesDir || e[3] != pluginDir || e[5] != mountDir {
+		return "", false
+	}
+	return e[1], true
+}
