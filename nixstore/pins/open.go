@@ -1,0 +1,119 @@
+package pins
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/closured/closured/nixstore"
+)
+
+const (
+	// temporaryPrefix begins the names of half-made pins. No holder's name begins
+	// with a dot, so the two never meet.
+	temporaryPrefix = ".new-"
+	// nameMax is NAME_MAX, the longest file name of Linux in bytes.
+	nameMax = 255
+)
+
+// kinds gives the folders that belong to this package.
+func kinds() []nixstore.HolderKind {
+	return []nixstore.HolderKind{nixstore.HolderVolume, nixstore.HolderImage, nixstore.HolderFlight}
+}
+
+// Open reads all pins below dir, which is
+// <store-root>/nix/var/nix/gcroots/closured, and makes what is missing of the
+// folders. It sweeps half-made pins, and leaves alone what it does not
+// understand (see Strays).
+func Open(dir string) (*Pins, error) {
+	p := &Pins{dir: dir, index: map[nixstore.HolderKind][]Pin{}}
+	for _, kind := range kinds() {
+		if err := os.MkdirAll(filepath.Join(dir, string(kind)), 0o755); err != nil { //nolint:gosec // Nix's collector may run as another user
+			return nil, fmt.Errorf("making the folders of pins: %w", err)
+		}
+		if err := p.load(kind); err != nil {
+			return nil, fmt.Errorf("reading the %s pins: %w", kind, err)
+		}
+	}
+	if err := p.findForeignKinds(); err != nil {
+		return nil, fmt.Errorf("reading the folder of pins: %w", err)
+	}
+	slices.Sort(p.strays)
+	return p, nil
+}
+
+// load reads one kind. os.ReadDir sorts by name, which is the order of the index.
+func (p *Pins) load(kind nixstore.HolderKind) error {
+	entries, err := os.ReadDir(filepath.Join(p.dir, string(kind)))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		h := nixstore.Holder{Kind: kind, Name: e.Name()}
+		isLink := e.Type()&fs.ModeSymlink != 0
+		if isLink && strings.HasPrefix(h.Name, temporaryPrefix) {
+			if err := os.Remove(p.path(h)); err != nil {
+				return err
+			}
+			continue
+		}
+		root, ok := p.parse(h)
+		if !isLink || !ok {
+			p.strays = append(p.strays, p.path(h))
+			continue
+		}
+		p.index[kind] = append(p.index[kind], Pin{Holder: h, Root: root})
+	}
+	return nil
+}
+
+// parse reads the link of h; ok tells whether it is a pin.
+func (p *Pins) parse(h nixstore.Holder) (nixstore.StorePath, bool) {
+	target, err := os.Readlink(p.path(h))
+	if err != nil {
+		return nixstore.StorePath{}, false
+	}
+	root, err := nixstore.ParseStorePath(target)
+	if err != nil {
+		return nixstore.StorePath{}, false
+	}
+	return root, check(h, root) == nil
+}
+
+func (p *Pins) findForeignKinds() error {
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !slices.Contains(kinds(), nixstore.HolderKind(e.Name())) {
+			p.strays = append(p.strays, filepath.Join(p.dir, e.Name()))
+		}
+	}
+	return nil
+}
+
+// check refuses what could not be one link in one of our folders.
+func check(h nixstore.Holder, root nixstore.StorePath) error {
+	switch {
+	case !slices.Contains(kinds(), h.Kind):
+		return nixstore.Fail(nixstore.ErrInvalid, "", "%s is no kind of pin", nixstore.Quote(string(h.Kind)))
+	case h.Name == "" || len(h.Name) > nameMax || h.Name[0] == '.' || strings.ContainsFunc(h.Name, isNotNameRune):
+		return nixstore.Fail(nixstore.ErrInvalid, "use 1 to 255 of A-Z a-z 0-9 . _ + = @ - with no dot in front",
+			"%s cannot be the name of a pin", nixstore.Quote(h.Name))
+	case root.IsZero():
+		return nixstore.Fail(nixstore.ErrInvalid, "", "the pin %s has no store path", nixstore.Quote(h.Name))
+	}
+	return nil
+}
+
+func isNotNameRune(r rune) bool {
+	switch {
+	case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+		return false
+	}
+	return !strings.ContainsRune("._+=@-", r)
+}
