@@ -31,7 +31,8 @@ type Mounter interface {
 	// Mount shows v at t. After an error nothing is at t that was not there before.
 	Mount(ctx context.Context, v view.Volume, t *view.Target) error
 	// Unmount takes away what is at t, t itself, and the private layer of the
-	// volume, and is content when there is none of it.
+	// volume, and is content when there is none of it. A nil t stands for a target
+	// whose parent folder is gone.
 	Unmount(ctx context.Context, id string, t *view.Target) error
 	// Mounted compares what is at t with v.
 	Mounted(t *view.Target, v view.Volume) (view.State, error)

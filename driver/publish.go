@@ -109,16 +109,9 @@ func (d *Driver) isMounted(r request, name volumeName, have nixstore.Holder) (bo
 // mountedAtDigest looks for a volume by the digest of its path. It reads the
 // whole mount table: only for volumes that are asked for at a second place.
 func (d *Driver) mountedAtDigest(digest string) (bool, error) {
-	mounts, err := d.cfg.Views.Volumes()
-	if err != nil {
-		return false, err
-	}
-	for _, m := range mounts {
-		if targetDigest(m.Path) == digest {
-			return true, nil
-		}
-	}
-	return false, nil
+	mounts, err := d.mountsByDigest()
+	_, mounted := mounts[digest]
+	return mounted, err
 }
 
 // bring makes the volume: it validates, asks the policy, and then realises, pins
@@ -138,20 +131,33 @@ func (d *Driver) bring(ctx context.Context, r request) error {
 	if ctx.Err() != nil {
 		return interrupted(ctx, r)
 	}
-	v := view.Volume{
+	return d.mount(ctx, r, view.Volume{
 		ID:             r.id,
 		Root:           realised.Root,
 		Registration:   realised.Registration,
 		Writable:       attrs.Writable,
 		SizeLimitBytes: attrs.SizeLimitBytes,
 		UserNamespace:  d.userNamespace(ctx, attrs),
-	}
+	})
+}
+
+// mount shows the volume at its target. A mount that fails undoes itself; but the
+// pin must not go as long as there is any doubt about that.
+func (d *Driver) mount(ctx context.Context, r request, v view.Volume) error {
 	t, err := view.OpenTarget(d.cfg.KubeletDir, r.target)
 	if err != nil {
 		return err
 	}
 	defer t.Close()
-	return d.cfg.Views.Mount(ctx, v, t)
+	err = d.cfg.Views.Mount(ctx, v, t)
+	if err == nil || errors.Is(err, nixstore.ErrConflict) { // a conflict is not of this call's making
+		return err
+	}
+	state, lookErr := d.cfg.Views.Mounted(t, v)
+	if lookErr != nil || state != view.Absent {
+		return d.stuck(r, err, errors.Join(errors.New("a mount that failed is still there"), lookErr))
+	}
+	return err
 }
 
 // admit parses the attributes and tells whether the pod may have them, and may build.
@@ -221,8 +227,11 @@ func (d *Driver) provide(ctx context.Context, r request, src nixstore.Source, bu
 		if !final(err) {
 			return nixstore.Realised{}, whileWaiting(ctx, waitCtx, r, err)
 		}
-		d.log.Warn("pinned closure is damaged, realising its source again",
+		d.log.Warn("pinned closure cannot be had any more, realising its source again",
 			slog.String("volumeId", r.id), slog.String("root", root.String()), slog.String("error", message(err)))
+		if err := d.cfg.Provider.Release(ctx, r.holder); err != nil {
+			return nixstore.Realised{}, err // the pin would conflict with another root
+		}
 	}
 	realised, err := d.cfg.Provider.Provide(waitCtx, nixstore.Request{Source: src, Build: build, Holder: r.holder})
 	if err != nil {

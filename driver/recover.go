@@ -22,7 +22,7 @@ import (
 // Call it once, before the first RPC. It does what it can, and gives everything
 // that failed; none of that keeps the driver from serving.
 func (d *Driver) Recover(ctx context.Context) error {
-	mounts, err := d.cfg.Views.Volumes()
+	mounts, err := d.mountsByDigest()
 	if err != nil {
 		return err // without the mount table every pin would look abandoned
 	}
@@ -30,14 +30,7 @@ func (d *Driver) Recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := sweep{d: d, mounts: map[string]view.Mounted{}, wanted: wanted, pinned: map[string]bool{}, kept: map[string]bool{}}
-	for _, m := range mounts {
-		// The same mount may be seen at a second path, as where a container has the
-		// node's root below its own: only where kubelet has it is it a volume.
-		if _, err := checkTarget(d.cfg.KubeletDir, m.Path); err == nil {
-			s.mounts[targetDigest(m.Path)] = m
-		}
-	}
+	s := sweep{d: d, mounts: mounts, wanted: wanted, pinned: map[string]bool{}, kept: map[string]bool{}}
 	for _, p := range d.cfg.Pins.List(nixstore.HolderVolume) {
 		s.pin(ctx, p)
 	}

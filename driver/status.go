@@ -78,14 +78,31 @@ func toStatus(err error) error {
 	return status.Error(codeOf(err), message(err))
 }
 
-// message gives what a user reads of err: the failure's own words first,
-// without the way the error took through the program.
+// message gives what a user reads of err: the words of its failures, without the
+// way that they took through the program. Several are told one after the other.
 func message(err error) string {
-	text := err.Error()
-	if f, ok := errors.AsType[*nixstore.Failure](err); ok {
-		text = f.Error()
+	texts := failureTexts(err)
+	if len(texts) == 0 {
+		texts = []string{err.Error()}
 	}
-	return tame(text)
+	return tame(strings.Join(texts, "; also: "))
+}
+
+// failureTexts gives the texts of the outermost failures in err's tree, in its order.
+func failureTexts(err error) []string {
+	switch e := err.(type) { //nolint:errorlint // it walks the tree that errors.As walks
+	case *nixstore.Failure:
+		return []string{e.Error()}
+	case interface{ Unwrap() error }:
+		return failureTexts(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var texts []string
+		for _, inner := range e.Unwrap() {
+			texts = append(texts, failureTexts(inner)...)
+		}
+		return texts
+	}
+	return nil
 }
 
 // tame makes foreign text fit for an event: valid UTF-8 of at most messageMax

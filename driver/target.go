@@ -1,9 +1,13 @@
 package driver
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
+	"github.com/closured/closured/driver/view"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -57,4 +61,36 @@ func kubeletTarget(kubeletDir, target string) (podUID string, ok bool) {
 		return "", false
 	}
 	return e[1], true
+}
+
+// mountsByDigest gives the mounts of our views that are at targets, by the digest
+// of their target. The same mount may be seen at a second path, as where a
+// container has the node's root below its own: only where kubelet has it is it a
+// volume. The mount table says where the kubelet folder really is, and callers
+// may say it with symlinks.
+func (d *Driver) mountsByDigest() (map[string]view.Mounted, error) {
+	mounts, err := d.cfg.Views.Volumes()
+	if err != nil {
+		return nil, err
+	}
+	realDir := d.cfg.KubeletDir
+	if realDir != "" {
+		realDir, err = filepath.EvalSymlinks(realDir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil // a kubelet that has never run has no volumes
+		}
+		if err != nil {
+			return nil, fmt.Errorf("finding the kubelet folder: %w", err)
+		}
+	}
+	byDigest := make(map[string]view.Mounted, len(mounts))
+	for _, m := range mounts {
+		if rest, ok := strings.CutPrefix(m.Path, realDir+"/"); ok && realDir != "" {
+			m.Path = d.cfg.KubeletDir + "/" + rest
+		}
+		if _, err := checkTarget(d.cfg.KubeletDir, m.Path); err == nil {
+			byDigest[targetDigest(m.Path)] = m
+		}
+	}
+	return byDigest, nil
 }

@@ -69,8 +69,7 @@ func (d *Driver) ownersOf(id, target string) (ours []nixstore.Holder, another bo
 func (d *Driver) takeAway(ctx context.Context, id, target string) error {
 	t, err := view.OpenTarget(d.cfg.KubeletDir, target)
 	if errors.Is(err, nixstore.ErrNotFound) {
-		// The folder above is gone and the mount with it; a private layer may be left.
-		return d.cfg.Views.SweepWritable(func(other string) bool { return other != id })
+		return d.cfg.Views.Unmount(ctx, id, nil) // the mount went with the folder above it
 	}
 	if err != nil {
 		return err

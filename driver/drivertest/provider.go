@@ -1,0 +1,145 @@
+package drivertest
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/closured/closured/nixstore"
+	"github.com/closured/closured/nixstore/pins"
+)
+
+// Root gives the store path that the provider has for a name.
+func Root(name string) nixstore.StorePath {
+	const hash = "00000000000000000000000000000000"
+	return nixstore.MustParseStorePath(nixstore.Dir + "/" + hash + "-" + name)
+}
+
+// Provider is a nixstore.Provider that has the roots whose names were given to
+// Add, as store paths and as packages of the same names.
+type Provider struct {
+	// Hook is called as a step ("provide", "release") begins; its error is the step's.
+	Hook func(step string) error
+
+	pins *pins.Pins
+
+	mu         sync.Mutex               // guards what follows
+	ready      map[string]chan struct{} // by name: closed when the closure is there
+	interested map[nixstore.Holder]bool
+	provided   int
+}
+
+func newProvider(p *pins.Pins) *Provider {
+	return &Provider{pins: p, ready: map[string]chan struct{}{}, interested: map[nixstore.Holder]bool{}}
+}
+
+// Add makes closures that are in the store.
+func (p *Provider) Add(names ...string) {
+	for _, name := range names {
+		p.AddSlow(name)()
+	}
+}
+
+// AddSlow makes a closure that can be realised, and is when finish is called.
+func (p *Provider) AddSlow(name string) (finish func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	done := make(chan struct{})
+	p.ready[name] = done
+	return sync.OnceFunc(func() { close(done) })
+}
+
+// Remove takes a closure out of the store, as a hand or a broken disk does.
+func (p *Provider) Remove(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.ready, name)
+}
+
+// Provide waits for the closure and pins it.
+func (p *Provider) Provide(ctx context.Context, req nixstore.Request) (nixstore.Realised, error) {
+	p.mu.Lock()
+	p.provided++
+	p.mu.Unlock()
+	root, err := p.realise(ctx, req)
+	if have, ok := p.pins.Get(req.Holder); err == nil && ok && have != root {
+		return nixstore.Realised{}, nixstore.Fail(nixstore.ErrConflict, "", "the holder pins another root")
+	}
+	if err == nil {
+		err = p.pins.Put(req.Holder, root)
+	}
+	if err == nil {
+		p.setInterest(req.Holder, false)
+		return nixstore.Realised{Root: root, Registration: 1}, nil
+	}
+	if ctx.Err() == nil && !errors.Is(err, nixstore.ErrUnavailable) && !errors.Is(err, nixstore.ErrNoSpace) {
+		p.setInterest(req.Holder, false)
+		if dropErr := p.pins.Drop(req.Holder); dropErr != nil {
+			return nixstore.Realised{}, dropErr
+		}
+	}
+	return nixstore.Realised{}, err
+}
+
+func (p *Provider) realise(ctx context.Context, req nixstore.Request) (nixstore.StorePath, error) {
+	if p.Hook != nil {
+		if err := p.Hook("provide"); err != nil {
+			return nixstore.StorePath{}, err
+		}
+	}
+	name := strings.Join(req.Source.Packages, "+")
+	if req.Source.Kind == nixstore.SourceStorePath {
+		name = req.Source.Paths[0].Name()
+	}
+	p.mu.Lock()
+	done, known := p.ready[name]
+	p.mu.Unlock()
+	if !known {
+		return nixstore.StorePath{}, nixstore.Fail(nixstore.ErrNotFound, "check its spelling", "there is no closure of that name")
+	}
+	p.setInterest(req.Holder, true)
+	select {
+	case <-done:
+		return Root(name), nil
+	case <-ctx.Done():
+		return nixstore.StorePath{}, nixstore.Fail(nixstore.ErrBusy, "", "the flight goes on: %s", ctx.Err())
+	}
+}
+
+// Release drops pin and interest.
+func (p *Provider) Release(_ context.Context, h nixstore.Holder) error {
+	if p.Hook != nil {
+		if err := p.Hook("release"); err != nil {
+			return err
+		}
+	}
+	p.setInterest(h, false)
+	return p.pins.Drop(h)
+}
+
+// Interested gives the holders that wait, or stopped waiting, for running work.
+func (p *Provider) Interested() []nixstore.Holder {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(p.interested), func(a, b nixstore.Holder) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// Provided counts the calls of Provide.
+func (p *Provider) Provided() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.provided
+}
+
+func (p *Provider) setInterest(h nixstore.Holder, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if on {
+		p.interested[h] = true
+		return
+	}
+	delete(p.interested, h)
+}
