@@ -1,0 +1,62 @@
+//go:build privileged
+
+package main
+
+import (
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/closured/closured/internal/nixtest"
+)
+
+func TestMadeClosuresAreWhatNixExpects(t *testing.T) {
+	t.Parallel()
+	nixtest.Require(t)
+	dir := nixtest.StateDir(t)
+	s := shape{"test", 60, 12}
+	root, err := s.make(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if paths := nixtest.Run(t, dir, "nix-store", "-qR", root); len(paths) != s.paths {
+		t.Errorf("the closure has %d paths, want %d", len(paths), s.paths)
+	}
+	// fails when a hash, a size or a file's mode is not what was registered
+	nixtest.Run(t, dir, "nix-store", "--verify", "--check-contents")
+}
+
+func TestAlternativesShowTheSameFiles(t *testing.T) {
+	t.Parallel()
+	nixtest.Require(t)
+	dir := nixtest.StateDir(t)
+	s := shape{"test", 5, 12}
+	if _, err := s.make(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	store := filepath.Join(dir, "nix", "store")
+	paths := make([]string, s.paths)
+	for i := range paths {
+		paths[i] = s.path(i)
+	}
+	for name, show := range map[string]func(target string) error{
+		"hard links": func(target string) error { return linkTree(store, target, paths) },
+		"bind mounts": func(target string) error {
+			t.Cleanup(func() { _ = unbindEach(target, paths) })
+			return bindEach(store, target, paths)
+		},
+	} {
+		target := filepath.Join(dir, name)
+		if err := unix.Mkdir(target, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := show(target); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		files, err := filepath.Glob(filepath.Join(target, "*", "dir*", "file*"))
+		if err != nil || len(files) != s.paths*s.files {
+			t.Errorf("%s show %d files (%v), want %d", name, len(files), err, s.paths*s.files)
+		}
+	}
+}
