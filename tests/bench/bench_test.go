@@ -4,6 +4,7 @@ package main
 
 import (
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -23,8 +24,14 @@ func TestMadeClosuresAreWhatNixExpects(t *testing.T) {
 	if paths := nixtest.Run(t, dir, "nix-store", "-qR", root); len(paths) != s.paths {
 		t.Errorf("the closure has %d paths, want %d", len(paths), s.paths)
 	}
-	// fails when a hash, a size or a file's mode is not what was registered
-	nixtest.Run(t, dir, "nix-store", "--verify", "--check-contents")
+	nixtest.Run(t, dir, "nix-store", "--verify", "--check-contents") // fails when a hash is wrong
+	nar, err := nixtest.Command(t, dir, "nix-store", "--dump", dir+root).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := nixtest.Run(t, dir, "nix-store", "-q", "--size", root); size[0] != strconv.Itoa(len(nar)) {
+		t.Errorf("registered with %s bytes, want %d", size[0], len(nar))
+	}
 }
 
 func TestAlternativesShowTheSameFiles(t *testing.T) {
