@@ -23,17 +23,20 @@ func Root(name string) nixstore.StorePath {
 type Provider struct {
 	// Hook is called as a step ("provide", "release") begins; its error is the step's.
 	Hook func(step string) error
+	// Seen is shown each request; nil: nobody looks.
+	Seen func(nixstore.Request)
 
 	pins *pins.Pins
 
 	mu         sync.Mutex               // guards what follows
 	ready      map[string]chan struct{} // by name: closed when the closure is there
+	lost       map[string]bool          // names that only a realisation of their package brings back
 	interested map[nixstore.Holder]bool
 	provided   int
 }
 
 func newProvider(p *pins.Pins) *Provider {
-	return &Provider{pins: p, ready: map[string]chan struct{}{}, interested: map[nixstore.Holder]bool{}}
+	return &Provider{pins: p, ready: map[string]chan struct{}{}, lost: map[string]bool{}, interested: map[nixstore.Holder]bool{}}
 }
 
 // Add makes closures that are in the store.
@@ -52,11 +55,12 @@ func (p *Provider) AddSlow(name string) (finish func()) {
 	return sync.OnceFunc(func() { close(done) })
 }
 
-// Remove takes a closure out of the store, as a hand or a broken disk does.
-func (p *Provider) Remove(name string) {
+// Lost takes a closure out of the store, as a hand or a broken disk does: no
+// cache has its path, but its package can be built again.
+func (p *Provider) Lost(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.ready, name)
+	p.lost[name] = true
 }
 
 // Provide waits for the closure and pins it.
@@ -64,6 +68,9 @@ func (p *Provider) Provide(ctx context.Context, req nixstore.Request) (nixstore.
 	p.mu.Lock()
 	p.provided++
 	p.mu.Unlock()
+	if p.Seen != nil {
+		p.Seen(req)
+	}
 	root, err := p.realise(ctx, req)
 	if have, ok := p.pins.Get(req.Holder); err == nil && ok && have != root {
 		return nixstore.Realised{}, nixstore.Fail(nixstore.ErrConflict, "", "the holder pins another root")
@@ -96,6 +103,11 @@ func (p *Provider) realise(ctx context.Context, req nixstore.Request) (nixstore.
 	}
 	p.mu.Lock()
 	done, known := p.ready[name]
+	if req.Source.Kind == nixstore.SourceStorePath {
+		known = known && !p.lost[name]
+	} else {
+		delete(p.lost, name)
+	}
 	p.mu.Unlock()
 	if !known {
 		return nixstore.StorePath{}, nixstore.Fail(nixstore.ErrNotFound, "check its spelling", "there is no closure of that name")

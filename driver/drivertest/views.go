@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/closured/closured/driver/view"
@@ -21,7 +22,7 @@ type Views struct {
 	Hook func(step string) error
 
 	mu     sync.Mutex             // guards what follows
-	mounts map[string]view.Volume // by target path
+	mounts map[string]view.Volume // by target path without symlinks
 	layers map[string]bool        // by volume id
 }
 
@@ -43,7 +44,7 @@ func (v *Views) Mount(ctx context.Context, vol view.Volume, t *view.Target) erro
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if have, ok := v.mounts[t.Path()]; ok {
+	if have, ok := v.mounts[place(t)]; ok {
 		if same(have, vol) {
 			return nil
 		}
@@ -55,7 +56,7 @@ func (v *Views) Mount(ctx context.Context, vol view.Volume, t *view.Target) erro
 	if err := v.step("mount late"); err != nil {
 		return errors.Join(err, os.Remove(t.Path()))
 	}
-	v.mounts[t.Path()] = vol
+	v.mounts[place(t)] = vol
 	if vol.Writable {
 		v.layers[vol.ID] = true
 	}
@@ -65,6 +66,15 @@ func (v *Views) Mount(ctx context.Context, vol view.Volume, t *view.Target) erro
 // same compares as much as a mount table tells.
 func same(have, want view.Volume) bool {
 	return have.Root == want.Root && have.Writable == want.Writable
+}
+
+// place gives the target's path as a mount table does, without symlinks.
+func place(t *view.Target) string {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(t.Path()))
+	if err != nil {
+		return t.Path()
+	}
+	return filepath.Join(dir, filepath.Base(t.Path()))
 }
 
 // Unmount removes entry, target and layer.
@@ -78,7 +88,7 @@ func (v *Views) Unmount(ctx context.Context, id string, t *view.Target) error {
 	if t == nil {
 		return nil
 	}
-	delete(v.mounts, t.Path())
+	delete(v.mounts, place(t))
 	if err := os.Remove(t.Path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -92,7 +102,7 @@ func (v *Views) Mounted(t *view.Target, vol view.Volume) (view.State, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	have, ok := v.mounts[t.Path()]
+	have, ok := v.mounts[place(t)]
 	switch {
 	case !ok:
 		return view.Absent, nil
@@ -139,7 +149,7 @@ func (v *Views) Usage(t *view.Target, _ view.Volume) (view.Usage, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if _, ok := v.mounts[t.Path()]; !ok {
+	if _, ok := v.mounts[place(t)]; !ok {
 		return view.Usage{}, nixstore.Fail(nixstore.ErrNotFound, "", "nothing is mounted there")
 	}
 	return view.Usage{TotalBytes: 7, UsedBytes: 5, AvailableBytes: 2, TotalInodes: 70, UsedInodes: 50, AvailableInodes: 20}, nil
