@@ -45,12 +45,19 @@ const manifestVersion = 1
 // Manifest gives the bytes of var/closure.json: equal closures give equal bytes
 // on every node.
 func (c Closure) Manifest(system string) ([]byte, error) {
+	paths := make([]PathInfo, 0, len(c.Paths))
+	for _, info := range c.Paths {
+		if info.References == nil {
+			info.References = []StorePath{} // "[]" and never "null", however the closure was read
+		}
+		paths = append(paths, info)
+	}
 	doc := struct {
 		Version int        `json:"version"`
 		Root    StorePath  `json:"root"`
 		System  string     `json:"system"`
 		Paths   []PathInfo `json:"paths"`
-	}{manifestVersion, c.Root, system, c.Paths}
+	}{manifestVersion, c.Root, system, paths}
 	data, err := json.Marshal(doc)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,7 @@
 package nixstore
 
 import (
-	"encoding/json"
+	"fmt"
 	"slices"
 )
 
@@ -41,13 +41,14 @@ func (s Source) Canonical() Source {
 	return s
 }
 
-// Key identifies the source: equal for sources that name the same things.
+// Key identifies the source: equal for sources that name the same things, and
+// different for all others. It may hold what the user wrote, credentials too:
+// never log it.
 func (s Source) Key() string {
-	data, err := json.Marshal(s.Canonical())
-	if err != nil {
-		return "" // not reached: every field is a string
-	}
-	return string(data)
+	c := s.Canonical()
+	// Quoted, so that no value can look like the next field. JSON would not do: it
+	// writes all bytes that are no UTF-8 as the same character.
+	return fmt.Sprintf("%q %q %q %q %q %q", c.Kind, c.Paths, c.Packages, c.Flake, c.Expr, c.Image)
 }
 
 // Output is one thing to realise: a path and, when an evaluation named it, the

@@ -80,7 +80,7 @@ func (p *Pins) parse(h nixstore.Holder) (nixstore.StorePath, bool) {
 	if err != nil {
 		return nixstore.StorePath{}, false
 	}
-	return root, check(h, root) == nil
+	return root, CheckHolder(h) == nil
 }
 
 func (p *Pins) findForeignKinds() error {
@@ -96,16 +96,15 @@ func (p *Pins) findForeignKinds() error {
 	return nil
 }
 
-// check refuses what could not be one link in one of our folders.
-func check(h nixstore.Holder, root nixstore.StorePath) error {
+// CheckHolder tells whether h can have a pin: its kind is known, and its name is
+// a plain file name, without a dot in front. Its errors are ErrInvalid.
+func CheckHolder(h nixstore.Holder) error {
 	switch {
 	case !slices.Contains(kinds(), h.Kind):
 		return nixstore.Fail(nixstore.ErrInvalid, "", "%s is no kind of pin", nixstore.Quote(string(h.Kind)))
 	case h.Name == "" || len(h.Name) > nameMax || h.Name[0] == '.' || strings.ContainsFunc(h.Name, isNotNameRune):
 		return nixstore.Fail(nixstore.ErrInvalid, "use 1 to 255 of A-Z a-z 0-9 . _ + = @ - with no dot in front",
 			"%s cannot be the name of a pin", nixstore.Quote(h.Name))
-	case root.IsZero():
-		return nixstore.Fail(nixstore.ErrInvalid, "", "the pin %s has no store path", nixstore.Quote(h.Name))
 	}
 	return nil
 }

@@ -40,8 +40,11 @@ type Pins struct {
 // removed it by hand. Errors: ErrInvalid (holder or root), ErrConflict (h pins
 // another root, or a foreign file has its name), ErrNoSpace.
 func (p *Pins) Put(h nixstore.Holder, root nixstore.StorePath) error {
-	if err := check(h, root); err != nil {
+	if err := CheckHolder(h); err != nil {
 		return err
+	}
+	if root.IsZero() {
+		return nixstore.Fail(nixstore.ErrInvalid, "", "the pin %s has no store path", nixstore.Quote(h.Name))
 	}
 	p.writing.Lock()
 	defer p.writing.Unlock()
