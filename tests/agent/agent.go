@@ -289,10 +289,11 @@ func (a *Agent) Close() error {
 		err = errors.Join(err, a.conn.Close())
 		a.conn = nil
 	}
-	if a.ownsDir {
-		return errors.Join(err, nixtest.RemoveTree(a.dir))
+	unmounted := unmountBelow(a.dir)
+	if !a.ownsDir || unmounted != nil { // never remove what a mount may show
+		return errors.Join(err, unmounted)
 	}
-	return errors.Join(err, unmountBelow(a.dir))
+	return errors.Join(err, nixtest.RemoveTree(a.dir))
 }
 
 // Node gives the CSI node service.
