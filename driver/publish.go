@@ -91,9 +91,9 @@ func (d *Driver) isMounted(r request, name volumeName, have nixstore.Holder) (bo
 	defer t.Close()
 	v := view.Volume{ID: r.id, Root: root}
 	if have == r.holder {
-		// The same words mean the same volume; that they parse was seen when it was published.
-		attrs, _ := attributes.Parse(r.context, d.cfg.System) //nolint:errcheck // see above
-		v.Writable, v.SizeLimitBytes = attrs.Writable, attrs.SizeLimitBytes
+		// That the words parse was seen when the volume was published, perhaps by an
+		// agent that knew more of them.
+		v.Writable = r.context[attributes.KeyWritable] == "true"
 	}
 	state, err := d.cfg.Views.Mounted(t, v)
 	if err != nil {

@@ -56,10 +56,15 @@ func (d *Driver) pinnedAt(id, target string) (nixstore.StorePath, bool) {
 	return nixstore.StorePath{}, false
 }
 
-// csiUsage gives usage in CSI's units.
+// csiUsage gives usage in CSI's units. What shows a closure only has no inodes to count.
 func csiUsage(u view.Usage) []*csi.VolumeUsage {
-	return []*csi.VolumeUsage{
-		{Unit: csi.VolumeUsage_BYTES, Total: u.TotalBytes, Used: u.UsedBytes, Available: u.AvailableBytes},
-		{Unit: csi.VolumeUsage_INODES, Total: u.TotalInodes, Used: u.UsedInodes, Available: u.AvailableInodes},
+	usage := []*csi.VolumeUsage{{
+		Unit: csi.VolumeUsage_BYTES, Total: u.TotalBytes, Used: u.UsedBytes, Available: u.AvailableBytes,
+	}}
+	if u.TotalInodes == 0 {
+		return usage
 	}
+	return append(usage, &csi.VolumeUsage{
+		Unit: csi.VolumeUsage_INODES, Total: u.TotalInodes, Used: u.UsedInodes, Available: u.AvailableInodes,
+	})
 }
