@@ -2,9 +2,10 @@ package nixcli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/closured/closured/nixstore"
 )
@@ -12,6 +13,7 @@ import (
 // Numbers of --log-format internal-json, libutil/logging.hh of Nix 2.8 to 2.34.
 const (
 	activityCopyPath   = 100 // fields: path, from, to
+	activityTransfer   = 101 // fields: address; its parent is one of 100, 108, 109
 	activityCopyPaths  = 103
 	activityBuilds     = 104
 	activityBuild      = 105 // fields: derivation, …
@@ -23,16 +25,17 @@ const (
 )
 
 const (
-	levelWarn        = 1                      // lvlWarn; errors are 0
-	progressInterval = 200 * time.Millisecond // at most this often, or when the phase changes
-	messagesMax      = 64                     // warnings and errors that we keep
-	originsMax       = 64                     // paths whose cache we remember
+	levelWarn   = 1  // lvlWarn; errors are 0
+	messagesMax = 64 // warnings and errors that we keep
+	originsMax  = 64 // paths whose cache we remember
+	buildsMax   = 16 // builds whose last lines we keep
 )
 
 // event is one line of Nix's log.
 type event struct {
 	Action string            `json:"action"` // msg, start, stop, result
 	ID     uint64            `json:"id"`
+	Parent uint64            `json:"parent"`
 	Level  int               `json:"level"`
 	Msg    string            `json:"msg"`
 	Type   int               `json:"type"`
@@ -69,14 +72,26 @@ func parseEvent(line []byte) event {
 }
 
 // origin is a path and the cache that offers it.
-type origin struct{ path, cache string }
+type origin struct {
+	path, cache string
+	id          uint64 // the activity that told
+	url         string // what was fetched for it last, redacted
+}
+
+// buildLog is what one builder said last.
+type buildLog struct {
+	id   uint64
+	drv  string
+	last tail
+}
 
 // account is what one realisation told, in bounded memory.
 type account struct {
-	messages []string // warnings and errors, in order, redacted
-	build    tail     // the last lines of the builders
-	builds   tail     // the derivations begun last
-	origins  []origin // the paths fetched last
+	errors   []string    // in order, redacted, without "error: "
+	warnings []string    // in order, redacted, without "warning: "
+	builds   []*buildLog // the builds begun last
+	origins  []origin    // the paths asked for last
+	first    string      // the path that was asked of us first
 	progress progressMeter
 }
 
@@ -90,116 +105,99 @@ func (a *account) take(line []byte) {
 		a.start(e)
 	case "result":
 		if e.Type == resultBuildLog {
-			a.build.add(cut(redact(e.text(0))))
+			a.buildLine(e)
 		}
 	}
 	a.progress.take(e)
 }
 
-// message keeps warnings and errors: the first ones, since what follows is
-// mostly the same again, and always the last.
 func (a *account) message(e event) {
-	text := cut(redact(e.Msg))
-	if e.Level > levelWarn || text == "" || strings.Contains(text, "--add-root") {
+	text := cut(strings.TrimSpace(redact(e.Msg)))
+	if e.Level > levelWarn || text == "" {
 		return
 	}
-	if len(a.messages) == messagesMax {
-		a.messages = a.messages[:messagesMax-1]
+	if warning, ok := strings.CutPrefix(text, "warning: "); ok {
+		a.warnings = keepLast(a.warnings, warning, messagesMax)
+		return
 	}
-	a.messages = append(a.messages, text)
+	// Without a daemon's tag, such as the last words of a crash, it counts as an error.
+	text = strings.TrimPrefix(text, "error: ")
+	if len(a.errors) < messagesMax { // the first ones: what follows is mostly what they entail
+		a.errors = append(a.errors, strings.TrimSpace(text))
+	}
 }
 
 func (a *account) start(e event) {
 	switch e.Type {
 	case activityBuild:
-		a.builds.add(e.text(0))
-	case activityCopyPath, activitySubstitute:
-		a.remember(origin{path: e.text(0), cache: redact(e.text(1))})
-	case activityPathInfo:
-		a.remember(origin{path: e.text(0), cache: redact(e.text(1))})
-	}
-}
-
-func (a *account) remember(o origin) {
-	if o.cache == "" {
-		return
-	}
-	if len(a.origins) == originsMax {
-		a.origins = a.origins[1:]
-	}
-	a.origins = append(a.origins, o)
-}
-
-// progressMeter turns events into nixstore.Progress.
-type progressMeter struct {
-	report  func(nixstore.Progress)
-	now     nixstore.Progress
-	last    time.Time                              // of the last report
-	copying map[uint64]int64                       // bytes of the paths being fetched, by activity
-	whole   int64                                  // bytes of the paths that were fetched
-	counts  map[uint64]struct{ done, total int64 } // by activity: copies and builds
-}
-
-func newProgressMeter(report func(nixstore.Progress)) progressMeter {
-	return progressMeter{
-		report: report, now: nixstore.Progress{Started: time.Now()},
-		copying: map[uint64]int64{}, counts: map[uint64]struct{ done, total int64 }{},
-	}
-}
-
-func (m *progressMeter) take(e event) {
-	if m.report == nil {
-		return
-	}
-	phase := m.now.Phase
-	switch e.Action {
-	case "start":
-		m.start(e)
-	case "stop":
-		m.whole += m.copying[e.ID]
-		delete(m.copying, e.ID)
-	case "result":
-		if e.Type == resultProgress {
-			m.result(e)
+		a.builds = keepLast(a.builds, &buildLog{id: e.ID, drv: e.text(0)}, buildsMax)
+	case activityCopyPath, activitySubstitute, activityPathInfo:
+		if cache := redact(e.text(1)); cache != "" {
+			a.origins = keepLast(a.origins, origin{path: e.text(0), cache: cache, id: e.ID}, originsMax)
+		}
+	case activityTransfer:
+		for i, o := range a.origins {
+			if o.id == e.Parent {
+				a.origins[i].url = redact(e.text(0))
+			}
 		}
 	}
-	if phase == m.now.Phase && time.Since(m.last) < progressInterval {
-		return
-	}
-	if m.now.Phase != "" {
-		m.last = time.Now()
-		m.report(m.now)
-	}
 }
 
-func (m *progressMeter) start(e event) {
-	switch e.Type {
-	case activityCopyPath:
-		m.now.Phase, m.now.What = "fetching", e.text(0)
-		m.copying[e.ID] = 0
-	case activityBuild:
-		m.now.Phase, m.now.What = "building", e.text(0)
-	case activityCopyPaths, activityBuilds:
-		m.counts[e.ID] = struct{ done, total int64 }{}
-	}
-}
-
-func (m *progressMeter) result(e event) {
-	if _, ok := m.copying[e.ID]; ok {
-		m.copying[e.ID] = e.number(0)
-		m.now.Bytes = m.whole
-		for _, n := range m.copying {
-			m.now.Bytes += n
+func (a *account) buildLine(e event) {
+	for _, b := range a.builds {
+		if b.id == e.ID {
+			b.last.add(cut(redact(e.text(0))))
 		}
-		return
 	}
-	if _, ok := m.counts[e.ID]; !ok {
-		return
+}
+
+// buildLog gives the last lines of a derivation's builder.
+func (a *account) buildLog(drv string) []string {
+	for _, b := range slices.Backward(a.builds) {
+		if b.drv == drv {
+			return b.last.lines
+		}
 	}
-	m.counts[e.ID] = struct{ done, total int64 }{e.number(0), e.number(1)}
-	m.now.Done, m.now.Total = 0, 0
-	for _, c := range m.counts {
-		m.now.Done += c.done
-		m.now.Total += c.total
+	return nil
+}
+
+// lastBuild gives the derivation begun last.
+func (a *account) lastBuild() string {
+	if len(a.builds) == 0 {
+		return "a derivation"
 	}
+	return a.builds[len(a.builds)-1].drv
+}
+
+// origin gives the cache asked last for what a text names: a path, the name of a
+// narinfo, or the address of one of its files. Without a text it gives the path
+// asked for last.
+func (a *account) origin(text string) origin {
+	found := origin{path: cmp.Or(a.first, "a path"), cache: "a binary cache"}
+	if len(a.origins) > 0 {
+		found = a.origins[len(a.origins)-1]
+	}
+	if text == "" {
+		return found
+	}
+	base := text[strings.LastIndexByte(text, '/')+1:]
+	hash, narinfo := strings.CutSuffix(base, ".narinfo")
+	for _, o := range slices.Backward(a.origins) {
+		if o.path == text || o.url == text || narinfo && strings.Contains(o.path, "/"+hash+"-") {
+			return o
+		}
+	}
+	if strings.HasPrefix(text, nixstore.Dir) {
+		found.path = text
+	}
+	return found
+}
+
+// keepLast appends to a list that keeps the last n.
+func keepLast[T any](list []T, item T, n int) []T {
+	if len(list) >= n {
+		list = slices.Delete(list, 0, len(list)-n+1)
+	}
+	return append(list, item)
 }

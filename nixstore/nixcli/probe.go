@@ -55,7 +55,8 @@ func refusal(err error) error {
 		"builds are refused on this node, because a trial build in the sandbox fails")
 	var cause *nixstore.Failure
 	if errors.As(err, &cause) {
-		failure.Log = append([]string{cause.Cause}, cause.Log...)
+		failure.Log = append(failure.Log, cause.Cause)
+		failure.Log = append(failure.Log, cause.Log...)
 	}
 	return failure
 }

@@ -55,15 +55,17 @@ func (s *Store) missing(ctx context.Context, outputs []nixstore.Output) ([]nixst
 }
 
 func (s *Store) realise(ctx context.Context, outputs []nixstore.Output, opts nixstore.RealiseOptions) error {
-	if err := s.Healthy(ctx); err != nil {
-		return fmt.Errorf("realising %s: %w", outputs[0].Path, err)
+	err := s.Healthy(ctx)
+	if err == nil {
+		watched, stop := s.watch(ctx)
+		err = s.nixStore(watched, outputs, opts)
+		stop()
 	}
-	watched, stop := s.watch(ctx)
-	defer stop()
-	if err := s.nixStore(watched, outputs, opts); err != nil {
-		return fmt.Errorf("realising %s: %w", outputs[0].Path, err)
+	var failure *nixstore.Failure
+	if err == nil || errors.As(err, &failure) {
+		return err // it names its object; its first 200 characters are an event
 	}
-	return nil
+	return fmt.Errorf("realising %s: %w", outputs[0].Path, err)
 }
 
 // nixStore runs nix-store --realise with further flags.
@@ -72,8 +74,9 @@ func (s *Store) nixStore(ctx context.Context, outputs []nixstore.Output, opts ni
 	for _, o := range outputs {
 		args = append(args, wanted(o, opts.Build))
 	}
-	told := account{progress: newProgressMeter(opts.Progress)}
+	told := account{first: outputs[0].Path.String(), progress: newProgressMeter(opts.Progress)}
 	res, err := s.run(ctx, command{program: "nix-store", args: args, env: s.clientEnv(), onLine: told.take})
+	told.progress.finish()
 	if err != nil {
 		return err
 	}

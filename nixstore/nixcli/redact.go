@@ -9,11 +9,16 @@ import (
 // maxMessage bounds one message of Nix that we repeat, in bytes.
 const maxMessage = 600
 
+var (
+	colour  = regexp.MustCompile(`\x1b\[[0-9;?]*[a-zA-Z]`)
+	address = regexp.MustCompile(`[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'"<>]+`)
+)
+
 // redact takes credentials out of the URLs in a text: user and password, query
 // and fragment. It also takes out terminal colours and control characters, so
 // that a builder's words can forge no lines.
 func redact(text string) string {
-	text = regexp.MustCompile(`\x1b\[[0-9;?]*[a-zA-Z]`).ReplaceAllString(text, "")
+	text = colour.ReplaceAllString(text, "")
 	text = strings.Map(func(r rune) rune {
 		if r == '\t' || r == '\n' || r == '\r' {
 			return ' '
@@ -23,7 +28,7 @@ func redact(text string) string {
 		}
 		return r
 	}, text)
-	return regexp.MustCompile(`[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'"<>]+`).ReplaceAllStringFunc(text, redactURL)
+	return address.ReplaceAllStringFunc(text, redactURL)
 }
 
 // redactURL keeps scheme, host and path of a URL.

@@ -62,7 +62,7 @@ func (s *Store) findPrograms() error {
 // makeFolders makes the folders of the state directory. The socket's may be
 // entered by everybody: evaluators run without privilege.
 func (s *Store) makeFolders() error {
-	for _, dir := range []string{filepath.Dir(s.cfg.socket()), s.homeDir()} {
+	for _, dir := range []string{filepath.Dir(s.cfg.socket()), s.homeDir(), s.tempDir()} {
 		if s.cfg.DaemonSocket != "" && dir == filepath.Dir(s.cfg.socket()) {
 			continue
 		}
@@ -75,6 +75,10 @@ func (s *Store) makeFolders() error {
 
 // homeDir is where Nix keeps its cache of what binary caches hold.
 func (s *Store) homeDir() string { return filepath.Join(s.cfg.StateDir, "cache", "nix-home") }
+
+// tempDir is where builds before Nix 2.30 are done: on the disk that is watched,
+// and not on a container's own.
+func (s *Store) tempDir() string { return filepath.Join(s.cfg.StateDir, "tmp") }
 
 // Client is what a process needs to be a client of the daemon.
 type Client struct {
@@ -128,7 +132,7 @@ func (s *Store) env(more ...string) []string {
 		path = s.cfg.BinDir + ":" + path
 	}
 	env := append([]string{
-		"PATH=" + path, "HOME=" + s.homeDir(), "LC_ALL=C",
+		"PATH=" + path, "HOME=" + s.homeDir(), "TMPDIR=" + s.tempDir(), "LC_ALL=C",
 		"NIX_CONF_DIR=" + s.cfg.confDir(),
 		"NIX_USER_CONF_FILES=/dev/null", // no settings of a home folder or /etc/xdg
 	}, s.cfg.Env...)
