@@ -132,6 +132,7 @@ func (e *env) fill() {
 	for _, p := range []nixstore.StorePath{d, f, x, l, o, h} {
 		canonicalise(e.tb, e.physical(p, ""))
 	}
+	must(e.tb, unix.UtimesNanoAt(unix.AT_FDCWD, e.store.dir, []unix.Timespec{{Sec: 1}, {Sec: 1}}, 0))
 	e.small = e.store.add(7, d, f, x, l)
 	e.other = e.store.add(8, o)
 }
@@ -318,5 +319,30 @@ func must(tb testing.TB, err error) {
 	tb.Helper()
 	if err != nil {
 		tb.Fatal(err)
+	}
+}
+
+// describeNames gives the names below root.
+func describeNames(tb testing.TB, root string) map[string]bool {
+	tb.Helper()
+	names := make(map[string]bool)
+	must(tb, filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
+		names[p] = true
+		return err
+	}))
+	return names
+}
+
+// asNobody makes a command run without any privilege.
+func asNobody() *syscall.SysProcAttr {
+	const nobody = 65534
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+}
+
+// openWay lets everybody walk to dir.
+func openWay(tb testing.TB, dir string) {
+	tb.Helper()
+	for ; strings.HasPrefix(dir, os.TempDir()+"/"); dir = filepath.Dir(dir) {
+		must(tb, os.Chmod(dir, 0o755))
 	}
 }
