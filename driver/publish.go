@@ -10,6 +10,7 @@ import (
 
 	"github.com/closured/closured/driver/attributes"
 	"github.com/closured/closured/driver/view"
+	"github.com/closured/closured/internal/logkey"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -157,6 +158,9 @@ func (d *Driver) mount(ctx context.Context, r request, v view.Volume) error {
 	if lookErr != nil || state != view.Absent {
 		return d.stuck(r, err, errors.Join(errors.New("a mount that failed is still there"), lookErr))
 	}
+	if ctx.Err() != nil && !final(err) {
+		return interrupted(ctx, r)
+	}
 	return err
 }
 
@@ -228,7 +232,7 @@ func (d *Driver) provide(ctx context.Context, r request, src nixstore.Source, bu
 			return nixstore.Realised{}, whileWaiting(ctx, waitCtx, r, err)
 		}
 		d.log.Warn("pinned closure cannot be had any more, realising its source again",
-			slog.String("volumeId", r.id), slog.String("root", root.String()), slog.String("error", message(err)))
+			slog.String(logkey.VolumeID, r.id), slog.String(logkey.Root, root.String()), slog.String(logkey.Error, message(err)))
 		if err := d.cfg.Provider.Release(ctx, r.holder); err != nil {
 			return nixstore.Realised{}, err // the pin would conflict with another root
 		}
@@ -284,8 +288,8 @@ func (d *Driver) userNamespace(ctx context.Context, attrs attributes.Attributes)
 	known, hostUsers, err := d.cfg.HostUsers.HostUsers(ctx, attrs.Pod.Namespace, attrs.Pod.Name)
 	if err != nil {
 		d.log.Warn("cannot tell whether the pod has a user namespace, assuming that it has none",
-			slog.String("podNamespace", attrs.Pod.Namespace), slog.String("podName", attrs.Pod.Name),
-			slog.String("error", message(err)))
+			slog.String(logkey.Namespace, attrs.Pod.Namespace), slog.String(logkey.Pod, attrs.Pod.Name),
+			slog.String(logkey.Error, message(err)))
 		return false
 	}
 	return known && !hostUsers

@@ -65,7 +65,9 @@ func (s *sweep) pin(ctx context.Context, p pins.Pin) {
 	name, ok := parseVolumeName(p.Holder.Name)
 	if ok {
 		m, mounted := s.mounts[name.target]
-		mounted = mounted && m.Root == p.Root
+		// A root that cannot be told is as good as the right one: a pin too many is
+		// waste, a pin too few takes a running pod's files.
+		mounted = mounted && (m.Root == p.Root || m.Root.IsZero())
 		if mounted {
 			s.pinned[name.target] = true
 		}

@@ -119,6 +119,32 @@ func TestPublishRealisesAgainWhatIsPinnedButGone(t *testing.T) {
 	expectState(t, n, published)
 }
 
+func TestRecoverWithoutKubeletKeepsWhatIsMounted(t *testing.T) {
+	t.Parallel()
+	for _, noRoots := range []bool{false, true} {
+		n := newNode(t)
+		n.Views.NoRoots = noRoots
+		cfg := n.Config()
+		cfg.KubeletDir = ""
+		d := mustNew(t, cfg)
+		if _, err := d.NodePublishVolume(t.Context(), n.Publish(t, uid, redis())); err != nil {
+			t.Fatal(err)
+		}
+		published := n.State(t)
+		if err := d.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		expectState(t, n, published)
+		n.Views.Lose()
+		if err := d.Recover(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if d.Volumes() != 0 {
+			t.Error("the pin of a volume that is gone is left")
+		}
+	}
+}
+
 func TestRecoverWithoutMountTableTouchesNothing(t *testing.T) {
 	t.Parallel()
 	n := newNode(t)

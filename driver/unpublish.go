@@ -8,6 +8,7 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
 	"github.com/closured/closured/driver/view"
+	"github.com/closured/closured/internal/logkey"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -139,6 +140,6 @@ func (d *Driver) undo(ctx context.Context, r request, cause error) error {
 // stuck makes the error of a publish that ends but cannot be undone: one after
 // which kubelet does come again.
 func (d *Driver) stuck(r request, cause, err error) error {
-	d.log.Error("cannot undo a publish", slog.String("volumeId", r.id), slog.String("error", message(err)))
+	d.log.Error("cannot undo a publish", slog.String(logkey.VolumeID, r.id), slog.String(logkey.Error, message(err)))
 	return nixstore.Fail(nixstore.ErrBusy, "look at the agent's log", "%s (and undoing it failed)", message(cause))
 }
