@@ -346,3 +346,8 @@ func openWay(tb testing.TB, dir string) {
 		must(tb, os.Chmod(dir, 0o755))
 	}
 }
+
+func nlink(st fs.FileInfo) uint64 {
+	sys, _ := st.Sys().(*syscall.Stat_t)
+	return uint64(sys.Nlink)
+}
