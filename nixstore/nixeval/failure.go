@@ -35,6 +35,9 @@ func (e *Evaluator) failure(ctx context.Context, j *job, r jail.Result) error {
 			return err
 		}
 	}
+	if message == "" && len(r.Stderr) == stderrMax {
+		message = "its message is longer than " + sizeText(stderrMax)
+	}
 	if message == "" {
 		message = fmt.Sprintf("Nix ended with exit code %d and said nothing", r.ExitCode)
 	}
@@ -58,6 +61,9 @@ func hints() []hint {
 		{"is forbidden in pure ev", false, nixstore.ErrEvaluation, "may not read %s", "use the files of the flake and its inputs only"},
 		{"allow-import-from-derivation", false, nixstore.ErrEvaluation, "has to build %s before it can go on (import from derivation)", "import files of the package set, or ask the operator to allow it"},
 		{"during evaluation because", false, nixstore.ErrEvaluation, "has to build %s before it can go on (import from derivation)", "import files of the package set, or ask the operator to allow it"},
+		{"experimental Nix feature", false, nixstore.ErrEvaluation, "may not use %s while it is evaluated", "use what stable Nix has, without fetchTree and getFlake"},
+		{"in pure eval", false, nixstore.ErrEvaluation, "", "lock what is fetched with a hash, in the flake's inputs"},
+		{"unlocked flake reference", false, nixstore.ErrEvaluation, "", "name it in the flake's inputs"},
 		{"stack overflow", false, nixstore.ErrEvaluation, "", "look for a value or function that refers to itself"},
 		{"infinite recursion", false, nixstore.ErrEvaluation, "", "look for a value that refers to itself"},
 		{"syntax error", false, nixstore.ErrEvaluation, "", "correct the expression"},
@@ -118,6 +124,7 @@ func errorLine(stderr string) string {
 	lines := strings.Split(ansi().ReplaceAllString(stderr, ""), "\n")
 	for i := len(lines) - 1; i >= 0; i-- {
 		text, ok := strings.CutPrefix(strings.TrimSpace(lines[i]), "error:")
+		text, _, _ = strings.Cut(text, ", at /") // a place, which Nix mostly puts on other lines
 		if text = strings.TrimSpace(text); ok && text != "" {
 			return strings.NewReplacer(evalDir+"/"+sourceFile, "the expression", "«none»:0: ", "").Replace(text)
 		}

@@ -3,6 +3,7 @@
 package nixeval_test
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,11 +47,12 @@ func newNode(t *testing.T) *node {
 	})
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		if _, err := os.Stat(n.socket); err == nil {
+		if conn, err := net.Dial("unix", n.socket); err == nil {
+			_ = conn.Close()
 			return n
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("the daemon made no socket")
+			t.Fatal("nobody listens at the socket")
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -41,6 +41,9 @@ const (
 	sourceFile     = "source.nix"
 )
 
+// withFlakes are the features that flakes and the program nix need.
+const withFlakes = "nix-command flakes"
+
 const exprMax = 64 << 10 // bytes; a volume's attributes end at 4 KiB, a NixImage's do not
 
 // job is one evaluation: what goes into the jail and what Nix is asked there.
@@ -100,6 +103,7 @@ func (e *Evaluator) setJob(what, file string, names [][]string) *job {
 	if f := e.set.flake; f != nil {
 		j.network = f.dir == ""
 		j.store, j.cache = true, j.network // Nix reads a flake where it fetched it to
+		j.settings["experimental-features"] = withFlakes
 		ask.Flake = f.inJail(setDir)
 	}
 	j.files = map[string][]byte{
@@ -150,7 +154,8 @@ func (e *Evaluator) exprJob(text string) (*job, error) {
 		return j, e.showSet(j)
 	}
 	// The package set is a flake: its files are shown as a folder, so that the
-	// user's words run without network, store and cache.
+	// user's words run without network, store, cache and flakes.
+	delete(j.settings, "experimental-features")
 	j.files["request.json"] = request{System: nixstore.System()}.encode()
 	j.network, j.store, j.cache, j.needsFetchedSet = false, false, false, true
 	return j, nil
@@ -163,7 +168,7 @@ func (e *Evaluator) flakeJob(text string) (*job, error) {
 	}
 	j := &job{
 		what: "the flake " + quoteRef(text), network: f.dir == "", store: true,
-		settings: map[string]string{"pure-eval": "true"},
+		settings: map[string]string{"pure-eval": "true", "experimental-features": withFlakes},
 	}
 	if f.dir != "" {
 		if err := e.allowFlakeDir(&f); err != nil {

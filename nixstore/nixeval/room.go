@@ -179,11 +179,12 @@ func fixedSettings() settings {
 		"allow-unsafe-native-code-during-evaluation": "false",
 		"allow-import-from-derivation":               "false",
 		"allowed-uris":                               "",
-		"experimental-features":                      "nix-command flakes",
-		"plugin-files":                               "",
-		"pure-eval":                                  "false",
-		"restrict-eval":                              "false",
-		"substituters":                               "",
+		// Without flakes: fetchTree and getFlake of Nix 2.8 mind restrict-eval not at all.
+		"experimental-features": "",
+		"plugin-files":          "",
+		"pure-eval":             "false",
+		"restrict-eval":         "false",
+		"substituters":          "",
 	}
 }
 
