@@ -22,7 +22,7 @@ func Binary() (string, error) {
 }
 
 var build = sync.OnceValues(func() (string, error) {
-	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output() //nolint:noctx // once, quick
+	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
 		return "", fmt.Errorf("finding the module to build closured of: %w", err)
 	}
@@ -33,7 +33,7 @@ var build = sync.OnceValues(func() (string, error) {
 	// Several test processes do this at once: each builds its own and renames it,
 	// so that none sees half a program.
 	made := filepath.Join(dir, fmt.Sprintf("closured.%d", os.Getpid()))
-	cmd := exec.Command("go", "build", "-trimpath", "-o", made, program) //nolint:noctx // the compiler ends by itself
+	cmd := exec.Command("go", "build", "-trimpath", "-o", made, program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building closured: %w\n%s", err, out)

@@ -118,8 +118,9 @@ func IsFinal(err error) bool {
 	switch status.Code(err) {
 	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.ResourceExhausted, codes.Aborted:
 		return false
+	default:
+		return true
 	}
-	return true
 }
 
 // Unpublish calls NodeUnpublishVolume once, for two minutes at most, and after

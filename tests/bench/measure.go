@@ -47,8 +47,8 @@ func (t times) at(q float64) time.Duration {
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
-// time adds how long do takes.
-func (t *times) time(do func() error) error {
+// timed adds to t how long do takes.
+func timed(t *times, do func() error) error {
 	begin := time.Now()
 	err := do()
 	*t = append(*t, time.Since(begin))
@@ -116,7 +116,7 @@ func (b *bench) publish(ctx context.Context, v agent.Volume, t *times) error {
 	if err := b.agent.Prepare(v); err != nil {
 		return err
 	}
-	return t.time(func() error { return b.agent.Publish(ctx, v) })
+	return timed(t, func() error { return b.agent.Publish(ctx, v) })
 }
 
 // compare measures one closure in all ways, next to each other in time.
@@ -127,7 +127,7 @@ func (b *bench) compare(ctx context.Context, r *row) error {
 		if err := b.publish(ctx, v, &r.warm); err != nil {
 			return err
 		}
-		if err := r.unpublish.time(func() error { return b.agent.Unpublish(ctx, v) }); err != nil {
+		if err := timed(&r.unpublish, func() error { return b.agent.Unpublish(ctx, v) }); err != nil {
 			return err
 		}
 	}
@@ -148,7 +148,7 @@ func (b *bench) alternatives(ctx context.Context, r *row, dir string) error {
 		return err
 	}
 	for range b.rounds {
-		if err := r.storeBind.time(func() error { return bind(b.store(), target) }); err != nil {
+		if err := timed(&r.storeBind, func() error { return bind(b.store(), target) }); err != nil {
 			return err
 		}
 		if err := unix.Unmount(target, 0); err != nil {
@@ -165,15 +165,15 @@ func (b *bench) alternatives(ctx context.Context, r *row, dir string) error {
 			return ctx.Err()
 		}
 		tree := filepath.Join(dir, "links")
-		if err := r.link.time(func() error { return errors.Join(os.Mkdir(tree, 0o755), linkTree(b.store(), tree, paths)) }); err != nil {
+		if err := timed(&r.link, func() error { return errors.Join(os.Mkdir(tree, 0o755), linkTree(b.store(), tree, paths)) }); err != nil {
 			return err
 		}
-		if err := r.linkGone.time(func() error { return os.RemoveAll(tree) }); err != nil {
+		if err := timed(&r.linkGone, func() error { return os.RemoveAll(tree) }); err != nil {
 			return err
 		}
 		tree = filepath.Join(dir, "binds")
-		err := r.bindEach.time(func() error { return errors.Join(os.Mkdir(tree, 0o755), bindEach(b.store(), tree, paths)) })
-		err = errors.Join(err, r.bindGone.time(func() error { return unbindEach(tree, paths) }))
+		err := timed(&r.bindEach, func() error { return errors.Join(os.Mkdir(tree, 0o755), bindEach(b.store(), tree, paths)) })
+		err = errors.Join(err, timed(&r.bindGone, func() error { return unbindEach(tree, paths) }))
 		if err != nil {
 			return err
 		}
@@ -213,7 +213,7 @@ func (b *bench) many(ctx context.Context, root string, counts []int) ([]crowd, e
 			return nil, err
 		}
 		for n := range count {
-			if err := c.unpublish.time(func() error { return b.agent.Unpublish(ctx, agent.StorePath(n, root)) }); err != nil {
+			if err := timed(&c.unpublish, func() error { return b.agent.Unpublish(ctx, agent.StorePath(n, root)) }); err != nil {
 				return nil, err
 			}
 		}

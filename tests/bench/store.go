@@ -81,7 +81,7 @@ func (s shape) writePath(root string, i int, refs []string) (sum []byte, size in
 	dir := filepath.Join(root, s.path(i))
 	h := &counter{hash: sha256.New()}
 	nar(h, "nix-archive-1", "(", "type", "directory")
-	random := rand.New(rand.NewPCG(uint64(i), uint64(s.paths))) //nolint:gosec // the same on each run
+	random := rand.New(rand.NewPCG(uint64(i), uint64(s.paths))) // the same on each run
 	for k := 0; k*filesPerDir < s.files; k++ {
 		sub := fmt.Sprintf("dir%02d", k)
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
@@ -106,14 +106,14 @@ func (s shape) writePath(root string, i int, refs []string) (sum []byte, size in
 }
 
 func writeFile(path, content string) error {
-	if err := os.WriteFile(path, []byte(content), 0o444); err != nil { //nolint:gosec // as in a store
+	if err := os.WriteFile(path, []byte(content), 0o444); err != nil {
 		return err
 	}
 	return os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0))
 }
 
 func seal(dir string) error {
-	if err := os.Chmod(dir, 0o555); err != nil { //nolint:gosec // as in a store
+	if err := os.Chmod(dir, 0o555); err != nil {
 		return err
 	}
 	return os.Chtimes(dir, time.Unix(1, 0), time.Unix(1, 0))
