@@ -235,6 +235,7 @@ func TestFault36AnotherEvaluationGoesOnMeanwhile(t *testing.T) {
 	n := newNode(t)
 	e := n.evaluator(t, func(c *nixeval.Config) { c.Concurrency = 2 })
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	endless := make(chan error, 1)
 	go func() {
 		_, err := e.Evaluate(ctx, expr(`let l = builtins.genList (x: x) 1000000; in builtins.foldl' (a: x: builtins.foldl' (b: y: y) 0 l) 0 l`))
@@ -246,7 +247,7 @@ func TestFault36AnotherEvaluationGoesOnMeanwhile(t *testing.T) {
 	}
 	select {
 	case err := <-endless:
-		t.Errorf("the endless one ended with %v", err)
+		t.Fatalf("the endless one ended with %v", err)
 	default:
 	}
 	cancel()

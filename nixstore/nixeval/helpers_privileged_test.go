@@ -30,6 +30,7 @@ func newNode(t *testing.T) *node {
 	dir := nixtest.StateDir(t)
 	n := &node{dir: dir, socket: filepath.Join(dir, "socket")}
 	n.write(t, "etc/nix.conf", "build-users-group =\nsubstituters =\nexperimental-features = nix-command flakes\n")
+	nixtest.Run(t, dir, "nix-store", "--init") // two clients at once of a new store are one too many for Nix
 	n.daemon = exec.CommandContext(t.Context(), "nix-daemon")
 	n.daemon.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "NIX_REMOTE=local?root=" + dir, "NIX_DAEMON_SOCKET_PATH=" + n.socket,

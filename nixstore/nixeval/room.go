@@ -99,6 +99,7 @@ func (p *programs) showSystem() error {
 func (e *Evaluator) spec(j *job) (jail.Spec, error) {
 	s := jail.Spec{
 		Args: slices.Clone(j.args), Dir: "/tmp", Devs: true,
+		Proc:  true, // Nix from 2.20 on asks /proc/self/exe where its programs are
 		Env:   e.env(j),
 		Binds: slices.Concat(e.programs.binds, []jail.Bind{{From: e.cfg.Socket, To: socketInJail}}, j.binds),
 		Links: e.programs.links,
