@@ -39,7 +39,7 @@ func classify(outputs []nixstore.Output, exit int, told *account) error {
 	if len(outputs) > 0 {
 		what = outputs[0].Path.String()
 	}
-	return fmt.Errorf("nix ended with status %d for %s: %w", exit, what, errors.New(strings.Join(messages, "; ")))
+	return fmt.Errorf("nix ended with status %d for %s: %w", exit, what, errors.New(cut(strings.Join(messages, "; "), maxMessage)))
 }
 
 // rule makes a failure of the messages that its pattern matches.

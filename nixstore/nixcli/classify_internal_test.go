@@ -112,7 +112,7 @@ func TestClassify(t *testing.T) {
 		"2.8: no sandbox":                {story{errorMsg("unable to start build process")}, nixstore.ErrBuild, []string{"refused", "CAP_SYS_ADMIN"}},
 		"2.8: no build users":            {story{errorMsg("the build users group 'nixbld' has no members")}, nixstore.ErrBuild, []string{"refused"}},
 		"the disk is full":               {story{errorMsg("writing to file: No space left on device"), failed}, nixstore.ErrNoSpace, []string{"disk"}},
-		"the database's disk is full":    {story{errorMsg("executing SQLite statement 'insert': database or disk is full")}, nixstore.ErrNoSpace, nil},
+		"the database's disk is full":    {story{errorMsg("executing SQLite statement 'insert " + strings.Repeat("x", 2000) + "': database or disk is full")}, nixstore.ErrNoSpace, nil},
 		"a builder fills the disk":       {story{errorMsg("builder for '" + aDrv + "' failed with exit code 1;\n last 1 log lines:\n > cp: write error: No space left on device")}, nixstore.ErrNoSpace, nil},
 		"the daemon goes":                {story{errorMsg("Nix daemon disconnected unexpectedly (maybe it crashed?)")}, nixstore.ErrUnavailable, []string{"daemon"}},
 		"a cache's words look like ours": {story{errorMsg("unable to download '" + cache + "/x.narinfo': HTTP error 500\n response body:\n error: cannot add path '" + aPath + "' because it lacks a signature")}, nixstore.ErrUnavailable, []string{cache}},

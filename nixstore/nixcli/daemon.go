@@ -58,7 +58,7 @@ func (s *Store) runDaemon(ctx context.Context) ([]string, error) {
 	defer runtime.UnlockOSThread()
 	var last tail
 	stderr := &lineWriter{emit: func(line []byte) {
-		text := cut(redact(string(line)))
+		text := cut(redact(string(line)), maxMessage)
 		last.add(text)
 		s.log.Debug("nix daemon", slog.String("line", text))
 	}}

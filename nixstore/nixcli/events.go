@@ -112,7 +112,7 @@ func (a *account) take(line []byte) {
 }
 
 func (a *account) message(e event) {
-	text := cut(strings.TrimSpace(redact(e.Msg)))
+	text := cut(strings.TrimSpace(redact(e.Msg)), maxRead)
 	if e.Level > levelWarn || text == "" {
 		return
 	}
@@ -147,7 +147,7 @@ func (a *account) start(e event) {
 func (a *account) buildLine(e event) {
 	for _, b := range a.builds {
 		if b.id == e.ID {
-			b.last.add(cut(redact(e.text(0))))
+			b.last.add(cut(redact(e.text(0)), maxMessage))
 		}
 	}
 }

@@ -26,8 +26,9 @@ type selfTest struct {
 // SelfTest asks the daemon for its version and builds a trifle in the sandbox,
 // without network, so that an operator learns at the start and not from the
 // first pod that a node cannot build. Its answer is kept for BuildsRefused and
-// Problems. The error is ErrUnavailable without a daemon, ErrBuild when builds
-// do not work; paths can then still be substituted.
+// Problems. The error is ErrBuild when builds do not work (paths can then still
+// be substituted), ErrUnavailable without a daemon, and another one when the
+// trial came to nothing: run it again.
 func (s *Store) SelfTest(ctx context.Context) error {
 	version, err := s.ping(ctx)
 	if err != nil {
@@ -37,12 +38,11 @@ func (s *Store) SelfTest(ctx context.Context) error {
 		return nixstore.Fail(nixstore.ErrUnavailable, "install a newer Nix", "the Nix daemon has version %s, and 2.8 is needed", nixstore.Quote(version))
 	}
 	found := &selfTest{version: version}
-	err = s.probe(ctx)
-	if errors.Is(err, nixstore.ErrUnavailable) || ctx.Err() != nil {
-		return fmt.Errorf("testing Nix: %w", err)
-	}
-	if err != nil {
+	switch err = s.probe(ctx); {
+	case errors.Is(err, nixstore.ErrBuild):
 		found.refused = refusal(err)
+	case err != nil: // says nothing about builds, such as a collector that took the trial's derivation
+		return fmt.Errorf("testing Nix: %w", err)
 	}
 	s.tested.Store(found)
 	return found.refused

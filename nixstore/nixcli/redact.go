@@ -6,8 +6,10 @@ import (
 	"strings"
 )
 
-// maxMessage bounds one message of Nix that we repeat, in bytes.
-const maxMessage = 600
+const (
+	maxMessage = 600     // bytes of a message of Nix that we repeat
+	maxRead    = 8 << 10 // bytes of a message of Nix that we look at: its cause may stand last
+)
 
 var (
 	colour  = regexp.MustCompile(`\x1b\[[0-9;?]*[a-zA-Z]`)
@@ -44,10 +46,10 @@ func redactURL(s string) string {
 	return u.String() + tail
 }
 
-// cut shortens a text to maxMessage bytes.
-func cut(text string) string {
-	if len(text) <= maxMessage {
+// cut shortens a text to n bytes.
+func cut(text string, n int) string {
+	if len(text) <= n {
 		return text
 	}
-	return strings.ToValidUTF8(text[:maxMessage], "") + "…"
+	return strings.ToValidUTF8(text[:n], "") + "…"
 }
