@@ -54,21 +54,20 @@ func newCache(t *testing.T, n int, signed bool, handle func(files http.Handler) 
 	return cache
 }
 
-// client gives a store that substitutes from the cache.
-func (c *binaryCache) client(t *testing.T, options map[string]string) *nixcli.Store {
+// client gives a store that substitutes from the cache, and its state directory.
+func (c *binaryCache) client(t *testing.T, options map[string]string) (*nixcli.Store, string) {
 	t.Helper()
-	cfg := offline(nixtest.StateDir(t))
+	dir := nixtest.StateDir(t)
+	cfg := offline(dir)
 	cfg.Options = options
 	cfg.Substituters = []string{c.url}
 	cfg.TrustedPublicKeys = []string{c.key}
-	return open(t, cfg)
+	return open(t, cfg), dir
 }
 
 func (c *binaryCache) output() []nixstore.Output {
 	return []nixstore.Output{{Path: path(c.root)}}
 }
-
-func (c *binaryCache) host() string { return strings.TrimPrefix(c.url, "http://") }
 
 // spoil rewrites the body of the answers for files that end in suffix.
 func spoil(suffix string, change func(body []byte) []byte) func(http.Handler) http.HandlerFunc {
