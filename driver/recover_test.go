@@ -109,14 +109,16 @@ func TestPublishRealisesAgainWhatIsPinnedButGone(t *testing.T) {
 	if _, err := n.Driver(t).NodePublishVolume(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
-	published := n.State(t)
 	n.Views.Lose()
 	n.Restart(t)
 	n.Provider.Add("redis")
 	n.Provider.Lost("redis")
 	_, err := n.Driver(t).NodePublishVolume(t.Context(), req)
 	expect(t, err, codes.OK, "")
-	expectState(t, n, published)
+	held := n.Pins.List(nixstore.HolderVolume)
+	if len(held) != 1 || held[0].Root != drivertest.Root("redis-2") || n.Views.Mounts() != 1 {
+		t.Errorf("%d mounts, pins %v", n.Views.Mounts(), held)
+	}
 }
 
 func TestRecoverWithoutKubeletKeepsWhatIsMounted(t *testing.T) {
@@ -206,4 +208,15 @@ func TestRecoverKnowsAKubeletFolderThatIsASymlink(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectState(t, n, published)
+	for _, p := range n.Pins.List(nixstore.HolderVolume) {
+		if err := n.Pins.Drop(p.Holder); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n.Views.Mounts() != 0 {
+		t.Error("a mount without a pin is left")
+	}
 }

@@ -17,6 +17,7 @@ func TestVolumeStats(t *testing.T) {
 	n := newNode(t)
 	client := drivertest.Serve(t, n.Driver(t))
 	req := n.Publish(t, uid, redis())
+	req.VolumeId = "csi.1"
 	if _, err := client.NodePublishVolume(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +42,7 @@ func TestVolumeStats(t *testing.T) {
 		{"no id", "", req.GetTargetPath(), codes.InvalidArgument},
 		{"no path", req.GetVolumeId(), "", codes.InvalidArgument},
 		{"another id", "other", req.GetTargetPath(), codes.NotFound},
-		{"an id that begins like it", "csi", req.GetTargetPath(), codes.NotFound},
+		{"an id that it begins with", "csi", req.GetTargetPath(), codes.NotFound},
 		{"an odd id", "../x", req.GetTargetPath(), codes.NotFound},
 		{"another path", req.GetVolumeId(), n.Target(t, "other", "nix"), codes.NotFound},
 		{"a relative path", req.GetVolumeId(), "some/path", codes.NotFound},

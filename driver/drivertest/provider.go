@@ -30,7 +30,7 @@ type Provider struct {
 
 	mu         sync.Mutex               // guards what follows
 	ready      map[string]chan struct{} // by name: closed when the closure is there
-	lost       map[string]bool          // names that only a realisation of their package brings back
+	lost       map[string]bool          // names whose store path is gone
 	interested map[nixstore.Holder]bool
 	provided   int
 }
@@ -55,8 +55,9 @@ func (p *Provider) AddSlow(name string) (finish func()) {
 	return sync.OnceFunc(func() { close(done) })
 }
 
-// Lost takes a closure out of the store, as a hand or a broken disk does: no
-// cache has its path, but its package can be built again.
+// Lost takes a closure out of the store, as a hand or a broken disk does. No
+// cache has its path; its package gives Root(name + "-2") from now on, as with a
+// package set that was replaced meanwhile.
 func (p *Provider) Lost(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,7 +73,8 @@ func (p *Provider) Provide(ctx context.Context, req nixstore.Request) (nixstore.
 		p.Seen(req)
 	}
 	root, err := p.realise(ctx, req)
-	if have, ok := p.pins.Get(req.Holder); err == nil && ok && have != root {
+	have, pinned := p.pins.Get(req.Holder)
+	if err == nil && pinned && have != root {
 		return nixstore.Realised{}, nixstore.Fail(nixstore.ErrConflict, "", "the holder pins another root")
 	}
 	if err == nil {
@@ -83,10 +85,7 @@ func (p *Provider) Provide(ctx context.Context, req nixstore.Request) (nixstore.
 		return nixstore.Realised{Root: root, Registration: 1}, nil
 	}
 	if ctx.Err() == nil && !errors.Is(err, nixstore.ErrUnavailable) && !errors.Is(err, nixstore.ErrNoSpace) {
-		p.setInterest(req.Holder, false)
-		if dropErr := p.pins.Drop(req.Holder); dropErr != nil {
-			return nixstore.Realised{}, dropErr
-		}
+		p.setInterest(req.Holder, false) // a pin of an earlier answer stays: something may use it
 	}
 	return nixstore.Realised{}, err
 }
@@ -103,10 +102,9 @@ func (p *Provider) realise(ctx context.Context, req nixstore.Request) (nixstore.
 	}
 	p.mu.Lock()
 	done, known := p.ready[name]
-	if req.Source.Kind == nixstore.SourceStorePath {
-		known = known && !p.lost[name]
-	} else {
-		delete(p.lost, name)
+	if p.lost[name] {
+		known = known && req.Source.Kind != nixstore.SourceStorePath
+		name += "-2"
 	}
 	p.mu.Unlock()
 	if !known {
