@@ -151,7 +151,7 @@ func talk(ctx context.Context, p pod, port string) error {
 	}{
 		{[]string{"redis-cli", "-p", port, "SET", "greeting", greeting}, "OK"},
 		{[]string{"redis-cli", "-p", port, "GET", "greeting"}, greeting},
-		{[]string{"curl", "--silent", "--max-time", "5", "dict://127.0.0.1:" + port + "/get:greeting"}, greeting},
+		{[]string{"curl", "--silent", "--max-time", "5", "gopher://127.0.0.1:" + port + "/_GET%20greeting%0D%0AQUIT%0D%0A"}, greeting},
 		{[]string{"jq", ".root", "/nix/var/closure.json"}, "/nix/store/"},
 	} {
 		said, err := p.show(ctx, step.args[0], step.args[1:]...)
