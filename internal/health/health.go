@@ -14,6 +14,10 @@ import (
 	"github.com/closured/closured/internal/logkey"
 )
 
+// settle is how long Run waits before it asks for the first time: what is being
+// started with it gets a moment, so that each start does not log a trouble.
+const settle = 200 * time.Millisecond
+
 // Monitor asks a check again and again. Make it with New.
 type Monitor struct {
 	check func(context.Context) error
@@ -40,7 +44,7 @@ func (m *Monitor) Err() error { return m.last.Load().err }
 
 // Run asks until ctx ends, and gives nil then. A change is logged.
 func (m *Monitor) Run(ctx context.Context) error {
-	for wait := time.Duration(0); ; {
+	for wait := settle; ; {
 		select {
 		case <-ctx.Done():
 			return nil
