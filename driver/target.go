@@ -77,7 +77,7 @@ func (d *Driver) mountsByDigest() (map[string]view.Mounted, error) {
 	if realDir != "" {
 		realDir, err = filepath.EvalSymlinks(realDir)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil // a kubelet that has never run has no volumes
+			return map[string]view.Mounted{}, nil // a kubelet that has never run has no volumes
 		}
 		if err != nil {
 			return nil, fmt.Errorf("finding the kubelet folder: %w", err)
