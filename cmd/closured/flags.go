@@ -66,6 +66,8 @@ func parseFlags(args []string, nodeName string, out io.Writer) (config, error) {
 	fs.DurationVar(&c.evalTimeout, "eval-timeout", time.Minute, "an evaluation that takes longer is ended")
 	fs.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "lowest `level` to log: debug, info, warn or error")
 	fs.BoolVar(&c.version, "version", false, "print the version and exit")
+	fs.Lookup("eval-timeout").DefValue = "1m" // as people write them
+	fs.Lookup("log-level").DefValue = "info"
 	if err := fs.Parse(args); err != nil {
 		return config{}, err
 	}
