@@ -41,7 +41,7 @@ func escapes() map[string]string {
 		"a way out of the search path":        `builtins.readFile <nixpkgs/../../etc/passwd>`,
 		"a way out of our own folder":         `builtins.readFile <eval/../etc/passwd>`,
 		"a search path of its own":            `builtins.readFile (builtins.findFile [ { prefix = "x"; path = "%[1]s"; } ] "x/secret")`,
-		"the environment":                     `throw "env: ${builtins.getEnv "CANARY"}${builtins.getEnv "PATH"}"`,
+		"the environment":                     `throw "HOME=${builtins.getEnv "HOME"} PATH=${builtins.getEnv "PATH"}"`,
 		"fetchurl of a file":                  `builtins.readFile (builtins.fetchurl "file://%[1]s/secret")`,
 		"fetchurl of a server":                `builtins.readFile (builtins.fetchurl "%[2]s/x")`,
 		"fetchTarball of a file":              `import (builtins.fetchTarball "file://%[1]s/secret.tar.gz")`,
@@ -51,6 +51,8 @@ func escapes() map[string]string {
 		"fetchGit with an option":             `builtins.fetchGit { url = "--upload-pack=touch /tmp/x"; }`,
 		"fetchMercurial":                      `builtins.fetchMercurial "%[1]s"`,
 		"fetchTree of a path":                 `(builtins.fetchTree { type = "path"; path = "%[1]s"; }).outPath`,
+		"fetchTree of the store in the jail":  `throw (builtins.readFile (builtins.fetchTree { type = "path"; path = "/store%[3]s"; }).outPath)`,
+		"getFlake of the store in the jail":   `throw (builtins.readFile (builtins.getFlake "path:/store/nix/store").outPath)`,
 		"fetchTree of a server":               `(builtins.fetchTree { type = "tarball"; url = "%[2]s/x.tar.gz"; }).outPath`,
 		"getFlake of a folder":                `(builtins.getFlake "path:%[1]s").x`,
 		"getFlake of a server":                `(builtins.getFlake "%[2]s/x.tar.gz").x`,
@@ -83,7 +85,7 @@ func escapes() map[string]string {
 }
 
 func TestFault34EvaluationReadsTheHost(t *testing.T) {
-	t.Setenv("CANARY", secret)
+	t.Parallel()
 	n := newNode(t)
 	n.write(t, "host/secret", secret)
 	n.write(t, "set/default.nix", testSet)
@@ -95,27 +97,41 @@ func TestFault34EvaluationReadsTheHost(t *testing.T) {
 	}
 	var visits atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { visits.Add(1) }))
-	defer server.Close()
+	t.Cleanup(server.Close)
+	t.Cleanup(func() {
+		if n := visits.Load(); n != 0 {
+			t.Errorf("the web server had %d visits", n)
+		}
+	})
 	foreign := nixtest.Run(t, n.dir, "nix-store", "--add", n.write(t, "host/private", secret))[0]
-	e := n.evaluator(t, func(c *nixeval.Config) { c.PackageSet = filepath.Join(n.dir, "set") })
-	for name, template := range escapes() {
-		t.Run(name, func(t *testing.T) {
-			text := fmt.Sprintf(template+"%[1]s%[2]s%[3]s", host, server.URL, foreign)
-			text = strings.TrimSuffix(text, host+server.URL+foreign)
-			outputs, err := e.Evaluate(t.Context(), expr(text))
-			if !errors.Is(err, nixstore.ErrEvaluation) {
-				t.Fatalf("got %v and %v, want that it is refused", outputs, err)
-			}
-			t.Log(err)
-			for _, words := range []string{secret, "it exists", "root:", "PATH=", "/usr/bin"} {
-				if strings.Contains(err.Error(), words) {
-					t.Errorf("the message holds %q", words)
+	for _, store := range []bool{false, true} { // with the store in the jail, and without
+		e := n.evaluator(t, func(c *nixeval.Config) { c.PackageSet, c.AllowIFD = filepath.Join(n.dir, "set"), store })
+		for name, template := range escapes() {
+			t.Run(fmt.Sprintf("%s, store in the jail: %v", name, store), func(t *testing.T) {
+				t.Parallel()
+				outputs, err := e.Evaluate(t.Context(), expr(fill(template, host, server.URL, foreign)))
+				if !errors.Is(err, nixstore.ErrEvaluation) {
+					t.Fatalf("got %v and %v, want that it is refused", outputs, err)
 				}
-			}
-		})
+				checkSilent(t, err)
+			})
+		}
 	}
-	if n := visits.Load(); n != 0 {
-		t.Errorf("the web server had %d visits", n)
+}
+
+// fill puts the places into an escape.
+func fill(template, host, server, foreign string) string {
+	return strings.NewReplacer("%[1]s", host, "%[2]s", server, "%[3]s", foreign).Replace(template)
+}
+
+// checkSilent looks for content of the host in a refusal.
+func checkSilent(t *testing.T, err error) {
+	t.Helper()
+	t.Log(err)
+	for _, words := range []string{secret, "it exists", "root:", "HOME=/", "PATH=/"} {
+		if strings.Contains(err.Error(), words) {
+			t.Errorf("the message holds %q: %v", words, err)
+		}
 	}
 }
 
@@ -156,26 +172,21 @@ func TestFault34FlakesReadTheHost(t *testing.T) {
 		if strings.Contains(template, "<") {
 			continue // a flake has no search path
 		}
-		text := fmt.Sprintf(template+"%[1]s%[2]s%[3]s", host, "http://127.0.0.1:1", foreign)
 		attr := fmt.Sprintf("escape%d", len(names))
 		names[attr] = name
-		fmt.Fprintf(&b, "%s = %s;\n", attr, strings.TrimSuffix(text, host+"http://127.0.0.1:1"+foreign))
+		fmt.Fprintf(&b, "%s = %s;\n", attr, fill(template, host, "http://127.0.0.1:1", foreign))
 	}
 	n.write(t, "flakes/a/flake.nix", "{ outputs = { self }: {\n"+b.String()+"}; }")
-	if err := os.Symlink(filepath.Join(host, "secret"), filepath.Join(n.dir, "flakes/a/link")); err != nil {
-		t.Fatal(err)
-	}
 	e := n.evaluator(t, func(c *nixeval.Config) { c.FlakeDirs = []string{filepath.Join(n.dir, "flakes")} })
 	for attr, name := range names {
-		outputs, err := e.Evaluate(t.Context(), flake(filepath.Join(n.dir, "flakes/a")+"#"+attr))
-		if err == nil {
-			t.Errorf("%s: got %v, want that it is refused", name, outputs)
-			continue
-		}
-		t.Log(err)
-		if strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), "it exists") {
-			t.Errorf("%s: the message is %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			outputs, err := e.Evaluate(t.Context(), flake(filepath.Join(n.dir, "flakes/a")+"#"+attr))
+			if !errors.Is(err, nixstore.ErrEvaluation) {
+				t.Fatalf("got %v and %v, want that it is refused", outputs, err)
+			}
+			checkSilent(t, err)
+		})
 	}
 }
 

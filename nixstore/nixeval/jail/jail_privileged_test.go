@@ -399,3 +399,20 @@ func processes(t *testing.T, mark string) []int {
 	}
 	return pids
 }
+
+// BenchmarkRun is the price of a jail: the program does nothing.
+func BenchmarkRun(b *testing.B) {
+	busybox, err := exec.LookPath("busybox")
+	if err != nil || os.Geteuid() != 0 {
+		b.Skip("needs root and a static busybox")
+	}
+	spec := jail.Spec{
+		Args: []string{"/bin/busybox", "true"}, Binds: []jail.Bind{{From: busybox, To: "/bin/busybox"}},
+		Devs: true, Proc: true, UID: 65534, GID: 65534,
+	}
+	for b.Loop() {
+		if _, err := jail.Run(b.Context(), spec, nil, 1, 1); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
