@@ -51,9 +51,13 @@ type rule struct {
 // firstMatch applies the rules to each message in turn: the first error is the
 // cause, those that follow say what it entails.
 func firstMatch(rules []rule, messages []string, told *account) error {
+	patterns := make([]*regexp.Regexp, len(rules))
+	for i, r := range rules {
+		patterns[i] = regexp.MustCompile(`^(?:` + r.pattern + `)`)
+	}
 	for _, message := range messages {
-		for _, r := range rules {
-			if m := regexp.MustCompile(`^(?:` + r.pattern + `)`).FindStringSubmatch(message); m != nil {
+		for i, r := range rules {
+			if m := patterns[i].FindStringSubmatch(message); m != nil {
 				return r.failure(m, told)
 			}
 		}

@@ -56,7 +56,7 @@ func aliases() []string { return []string{"build-use-sandbox", "build-use-chroot
 
 // checkOption refuses names that are not settings and settings that must stay.
 func checkOption(name, value string) error {
-	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || name[0] == '-' {
+	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || name[0] < 'a' {
 		return invalid("use the name of a setting of nix.conf", "%s is not the name of a Nix option", nixstore.Quote(name))
 	}
 	if strings.ContainsAny(value, "\n\r\x00") {

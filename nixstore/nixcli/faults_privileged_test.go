@@ -364,6 +364,7 @@ func pinIfValid(t *testing.T, store *nixcli.Store, root nixstore.StorePath, pin 
 	if _, err := store.Registration(t.Context(), root); err != nil {
 		return false
 	}
+	time.Sleep(30 * time.Millisecond) // a slow disk: time for a collector that the hold does not stop
 	if err := os.Symlink(root.String(), pin); err != nil {
 		t.Fatal(err)
 	}
