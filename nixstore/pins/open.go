@@ -29,7 +29,11 @@ func kinds() []nixstore.HolderKind {
 // folders. It sweeps half-made pins, and leaves alone what it does not
 // understand (see Strays).
 func Open(dir string) (*Pins, error) {
-	p := &Pins{dir: dir, index: map[nixstore.HolderKind][]Pin{}}
+	p := &Pins{
+		dir:    dir,
+		index:  map[nixstore.HolderKind][]Pin{},
+		byRoot: map[nixstore.StorePath]map[nixstore.Holder]struct{}{},
+	}
 	for _, kind := range kinds() {
 		if err := os.MkdirAll(filepath.Join(dir, string(kind)), 0o755); err != nil { //nolint:gosec // Nix's collector may run as another user
 			return nil, fmt.Errorf("making the folders of pins: %w", err)
@@ -65,7 +69,9 @@ func (p *Pins) load(kind nixstore.HolderKind) error {
 			p.strays = append(p.strays, p.path(h))
 			continue
 		}
-		p.index[kind] = append(p.index[kind], Pin{Holder: h, Root: root})
+		pin := Pin{Holder: h, Root: root}
+		p.index[kind] = append(p.index[kind], pin)
+		p.rememberLocked(pin) // nobody else has p yet
 	}
 	return nil
 }

@@ -31,9 +31,10 @@ type Pins struct {
 	writing sync.Mutex
 	made    uint64 // temporary names given so far; guarded by writing
 
-	// mu guards index and is never held while the disk is touched.
-	mu    sync.RWMutex
-	index map[nixstore.HolderKind][]Pin // sorted by name
+	// mu guards what follows and is never held while the disk is touched.
+	mu     sync.RWMutex
+	index  map[nixstore.HolderKind][]Pin // sorted by name
+	byRoot map[nixstore.StorePath]map[nixstore.Holder]struct{}
 }
 
 // Put pins root for h. It is idempotent, and makes the link anew when somebody
@@ -56,7 +57,7 @@ func (p *Pins) Put(h nixstore.Holder, root nixstore.StorePath) error {
 	if err != nil {
 		return err
 	}
-	if !there {
+	if !there && !p.linkAgain(h, root) {
 		if err := p.link(h, root); err != nil {
 			return err
 		}
@@ -91,6 +92,7 @@ func (p *Pins) Drop(h nixstore.Holder) error {
 	defer p.mu.Unlock()
 	pins := p.index[h.Kind]
 	if at, ok := find(pins, h.Name); ok {
+		p.forgetLocked(pins[at])
 		p.index[h.Kind] = slices.Delete(pins, at, at+1)
 	}
 	return nil
@@ -147,7 +149,38 @@ func (p *Pins) linked(h nixstore.Holder, root nixstore.StorePath) (bool, error) 
 		"%s is in the way of a pin: it was not made by this agent", nixstore.Quote(p.path(h)))
 }
 
-// link makes the link. The temporary name is a root for Nix too, for a moment,
+// linkAgain gives the link of another pin of the same root one more name, which
+// is as much a root for Nix, and tells whether that worked. Like a rename it
+// happens as a whole. It spares a new inode, which on ext4 costs sixty times more
+// (see the package comment).
+func (p *Pins) linkAgain(h nixstore.Holder, root nixstore.StorePath) bool {
+	other, ok := p.any(root)
+	if !ok {
+		return false
+	}
+	// Any failure (65,000 names, the limit of ext4; the other link was removed by
+	// hand) is answered by a link of its own, whose failure is told.
+	if os.Link(p.path(other), p.path(h)) != nil {
+		return false
+	}
+	if same, err := p.linked(h, root); err == nil && same {
+		return true
+	}
+	_ = os.Remove(p.path(h)) // somebody changed the other link; when this fails too, link tells
+	return false
+}
+
+// any gives a holder that pins root.
+func (p *Pins) any(root nixstore.StorePath) (nixstore.Holder, bool) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for h := range p.byRoot[root] {
+		return h, true
+	}
+	return nixstore.Holder{}, false
+}
+
+// link makes a link. The temporary name is a root for Nix too, for a moment,
 // which does no harm.
 func (p *Pins) link(h nixstore.Holder, root nixstore.StorePath) error {
 	p.made++
@@ -174,6 +207,23 @@ func (p *Pins) insert(pin Pin) {
 	pins := p.index[pin.Holder.Kind]
 	if at, ok := find(pins, pin.Holder.Name); !ok {
 		p.index[pin.Holder.Kind] = slices.Insert(pins, at, pin)
+		p.rememberLocked(pin)
+	}
+}
+
+func (p *Pins) rememberLocked(pin Pin) {
+	holders := p.byRoot[pin.Root]
+	if holders == nil {
+		holders = map[nixstore.Holder]struct{}{}
+		p.byRoot[pin.Root] = holders
+	}
+	holders[pin.Holder] = struct{}{}
+}
+
+func (p *Pins) forgetLocked(pin Pin) {
+	delete(p.byRoot[pin.Root], pin.Holder)
+	if len(p.byRoot[pin.Root]) == 0 {
+		delete(p.byRoot, pin.Root)
 	}
 }
 

@@ -164,6 +164,62 @@ func TestFault17ACollectionThatHasReadItsRoots(t *testing.T) {
 	})
 }
 
+// TestFault17ACollectorWithoutPause takes each derivation before it is pinned;
+// and each evaluation gives another, so that no older pin helps.
+func TestFault17ACollectorWithoutPause(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	n := 0
+	r.eval.Define("impure", func() []nixstore.Output {
+		n++
+		return []nixstore.Output{r.store.AddRecipe(storetest.Recipe{Name: fmt.Sprintf("impure-%d", n)})}
+	})
+	r.store.SetHook(func(ctx context.Context, s storetest.Step) error {
+		if s.Op == "hold" || s.Op == "realise" || s.Op == "build" {
+			return r.store.Collect(ctx)
+		}
+		return nil
+	})
+	got := r.mustProvide(t, build(1, packages("impure")))
+	if _, err := r.store.Closure(t.Context(), got.Root); err != nil {
+		t.Error(err)
+	}
+	if n != 3 {
+		t.Errorf("%d evaluations, want two that are lost and one in a hold", n)
+	}
+	r.wantPins(t, 1)
+}
+
+// TestFault17ACollectionThatSawThePinTooEarly lets a collector read the roots
+// during a build, when the pin's path is not valid and so no root, and delete
+// after it.
+func TestFault17ACollectionThatSawThePinTooEarly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.Close()
+		curl, jq := r.define("curl", storetest.Recipe{}), r.define("jq", storetest.Recipe{})
+		var collector sync.WaitGroup
+		building := takes("build", 20*time.Second)
+		deleting := takes("collect", time.Minute)
+		r.store.SetHook(func(ctx context.Context, s storetest.Step) error {
+			if s.Op == "build" && s.Path == curl.Path && r.store.Count("collect", nixstore.StorePath{}) == 0 {
+				collector.Go(func() { r.collect(t) })
+			}
+			return errors.Join(building(ctx, s), deleting(ctx, s))
+		})
+		got := r.mustProvide(t, build(1, packages("curl", "jq")))
+		collector.Wait()
+		c, err := r.store.Closure(t.Context(), got.Root)
+		if err != nil || !c.Has(curl.Path) || !c.Has(jq.Path) {
+			t.Errorf("the closure is %v, %v", c.Paths, err)
+		}
+		if n := r.store.Count("build", curl.Path); n != 2 {
+			t.Errorf("%d builds of curl, want one that was lost and one more", n)
+		}
+	})
+}
+
 // TestFault17AStormOfCollections is the real thing in small: collectors never
 // pause, volumes come and go, and no live one may lose a path.
 func TestFault17AStormOfCollections(t *testing.T) {

@@ -67,9 +67,11 @@ func (p *Provider) exit(c call) {
 // it to its end; a hold shares that lock. So each collection lies wholly before
 // the hold or wholly after. What one before it took is not valid in step 3, and
 // is realised again by the caller, with the pin in place. One after it reads the
-// roots when the pin is there, and keeps the root with all that it references,
-// which is valid because Nix never lets a path be valid without its references.
-// In any other order there is a moment in which a valid path has no root.
+// roots when the pin is there and its path valid, and keeps that with all that it
+// references, which is valid because Nix never lets a path be valid without its
+// references. Without the hold a collector that read the roots before the pin was
+// there, or while its path was not valid, takes the path after step 3. So a pin
+// that was made before the realisation does not spare the hold after it.
 func (p *Provider) pinAndCheck(ctx context.Context, c call, root nixstore.StorePath) (nixstore.Realised, bool, error) {
 	release, err := p.cfg.Store.Hold(ctx)
 	if err != nil {

@@ -37,22 +37,22 @@ func (p *Provider) work(w want) flight.Func[nixstore.StorePath] {
 	}
 }
 
+// naming evaluates or merges: it gives outputs, with derivations that no root keeps.
+type naming func() ([]nixstore.Output, error)
+
 // obtain realises what name names and gives it, sorted, valid and pinned for the
 // flight. name is called again when a collector took a derivation before it was
 // pinned.
-func (p *Provider) obtain(ctx context.Context, l *lease, build bool, name func() ([]nixstore.Output, error)) ([]nixstore.StorePath, error) {
-	for range attempts {
-		outs, err := name()
-		if err != nil {
-			return nil, err
+func (p *Provider) obtain(ctx context.Context, l *lease, build bool, name naming) ([]nixstore.StorePath, error) {
+	for attempt := range attemptsMax {
+		secure := p.secure
+		if attempt >= attemptsFree {
+			secure = p.secureInHold
 		}
-		have, err := p.secure(ctx, l, outs, build)
+		outs, have, err := secure(ctx, l, build, name)
 		if err == nil && have == missing {
-			err = p.realise(ctx, l, outs, build)
-			if err == nil {
-				// Their pins are older than the realisation, so that no collector
-				// can have taken them: this asks whether the store kept its word.
-				have, err = p.look(ctx, outs, false)
+			if err = p.realise(ctx, l, outs, build); err == nil {
+				have, err = p.lookInHold(ctx, outs)
 			}
 		}
 		if err != nil {
@@ -74,16 +74,43 @@ const (
 	lost                     // a derivation is gone: name the outputs again
 )
 
-// secure pins the outputs and, when they may be built, their derivations, and
-// tells what of them is there. It is pinAndCheck for a flight. An evaluation may
-// take a minute, too long to keep collectors away, so that it runs without the
-// barrier and what it made is pinned and checked after.
-func (p *Provider) secure(ctx context.Context, l *lease, outs []nixstore.Output, build bool) (presence, error) {
+// secure names the outputs, pins them and, when they may be built, their
+// derivations, and tells what of them is there. It is pinAndCheck for a flight.
+// An evaluation may take a minute, too long to keep collectors away, so that it
+// runs without the barrier and what it made is pinned and checked after.
+func (p *Provider) secure(ctx context.Context, l *lease, build bool, name naming) ([]nixstore.Output, presence, error) {
+	outs, err := name()
+	if err != nil {
+		return nil, lost, err
+	}
 	release, err := p.cfg.Store.Hold(ctx)
 	if err != nil {
-		return lost, err
+		return nil, lost, err
 	}
 	defer release()
+	have, err := p.pinAndLook(ctx, l, outs, build)
+	return outs, have, err
+}
+
+// secureInHold is secure with the barrier held all the time. Beside a collector
+// that runs without a pause the derivations would be lost again and again: now
+// it is the collector who waits.
+func (p *Provider) secureInHold(ctx context.Context, l *lease, build bool, name naming) ([]nixstore.Output, presence, error) {
+	release, err := p.cfg.Store.Hold(ctx)
+	if err != nil {
+		return nil, lost, err
+	}
+	defer release()
+	outs, err := name()
+	if err != nil {
+		return nil, lost, err
+	}
+	have, err := p.pinAndLook(ctx, l, outs, build)
+	return outs, have, err
+}
+
+// pinAndLook needs the barrier.
+func (p *Provider) pinAndLook(ctx context.Context, l *lease, outs []nixstore.Output, build bool) (presence, error) {
 	for _, out := range outs {
 		if err := p.pinForFlight(l, out.Path); err != nil {
 			return lost, err
@@ -95,6 +122,20 @@ func (p *Provider) secure(ctx context.Context, l *lease, outs []nixstore.Output,
 		}
 	}
 	return p.look(ctx, outs, build)
+}
+
+// lookInHold looks at outputs that are pinned and were realised. Pins that are
+// older than the realisation are not enough: Nix's collector skips a root that is
+// not valid when it reads the roots (LocalStore::findRoots, libstore/gc.cc), and
+// one that read them during a build may take the result right after. A hold
+// waits for the end of that one, and those after it find a valid root.
+func (p *Provider) lookInHold(ctx context.Context, outs []nixstore.Output) (presence, error) {
+	release, err := p.cfg.Store.Hold(ctx)
+	if err != nil {
+		return lost, err
+	}
+	defer release()
+	return p.look(ctx, outs, false)
 }
 
 // look tells what of the outputs is valid; derivations matter if build says so.

@@ -4,7 +4,8 @@
 // Memory behaves like Nix where it matters to its users: a path is valid only
 // with all its references, what no root keeps goes at a collection, a running
 // realisation protects what it has made until it ends, a collection excludes
-// holds of the barrier and reads the roots first. It has no files, no hashes of
+// holds of the barrier and reads the roots first, and a root that is not valid at
+// that moment is none. It has no files, no hashes of
 // content and no signatures. Its hook can delay or fail each step. Memory may be
 // used concurrently and starts no goroutine.
 //

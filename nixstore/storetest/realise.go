@@ -262,7 +262,9 @@ func (m *Memory) readRoots() []nixstore.StorePath {
 	if further != nil {
 		roots = append(roots, further()...)
 	}
-	return roots
+	// As Nix does: a root that is not valid now is none for this collection, even if
+	// it becomes valid before the collection ends.
+	return slices.DeleteFunc(roots, func(p nixstore.StorePath) bool { return !m.isValid(p) })
 }
 
 // reachableLocked gives all valid paths that the roots lead to.

@@ -17,12 +17,13 @@ type Harness interface {
 	AddBuild(t testing.TB, b Build) nixstore.Output
 	// Root keeps p at collections until remove is called.
 	Root(t testing.TB, p nixstore.StorePath) (remove func())
-	// Collect runs the store's own garbage collector to its end.
+	// Collect runs the store's own garbage collector to its end. It may be called
+	// from any goroutine.
 	Collect(t testing.TB)
 }
 
-// Build is a derivation for a Harness to make. Its result is a file or a folder
-// that refers to all inputs.
+// Build is a derivation for a Harness to make. Its result is a folder that
+// refers to all inputs and nothing else.
 type Build struct {
 	Name   string
 	Inputs []nixstore.Output // derivations that are built before it
@@ -65,7 +66,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"a collection waits for holds, and holds are shared", testBarrier},
 		{"a hold ends with its context", testHoldCancelled},
 		{"a root made in a hold is seen by each later collection", testRootInHold},
-		{"what is valid in a hold with its root stays through a storm of collections", testStorm},
+		{"what is valid and rooted in a hold stays through a storm of collections", testStorm},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) { c.run(t, newHarness(t)) })
