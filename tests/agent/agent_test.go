@@ -5,6 +5,7 @@ package agent_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -29,6 +30,10 @@ func TestMountsBelowKnowsStacksAndEscapes(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{odd, odd}, got); diff != "" {
 		t.Errorf("MountsBelow (-want +got):\n%s", diff)
+	}
+	all, err := agent.MountsBelow("/")
+	if err != nil || !slices.Contains(all, odd) {
+		t.Errorf("MountsBelow of the root gave %d mounts without %q (%v)", len(all), odd, err)
 	}
 }
 

@@ -63,7 +63,7 @@ func MountsBelow(dir string) ([]string, error) {
 		if len(fields) < 5 { // proc(5): the fifth field is the mount point
 			continue
 		}
-		if point := unescape.Replace(fields[4]); point == dir || strings.HasPrefix(point, dir+"/") {
+		if point := unescape.Replace(fields[4]); point == dir || strings.HasPrefix(point, strings.TrimSuffix(dir, "/")+"/") {
 			points = append(points, point)
 		}
 	}

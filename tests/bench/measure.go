@@ -122,6 +122,9 @@ func (b *bench) publish(ctx context.Context, v agent.Volume, t *times) error {
 // compare measures one closure in all ways, next to each other in time.
 func (b *bench) compare(ctx context.Context, r *row) error {
 	fmt.Fprintf(os.Stderr, "comparing on the %s closure\n", r.name)
+	if err := b.once(ctx, r.root, nil); err != nil { // makes the view
+		return err
+	}
 	for n := range b.rounds {
 		v := agent.StorePath(1+n, r.root)
 		if err := b.publish(ctx, v, &r.warm); err != nil {
@@ -192,6 +195,9 @@ type crowd struct {
 // many publishes each count of volumes of one closure, all mounted together.
 func (b *bench) many(ctx context.Context, root string, counts []int) ([]crowd, error) {
 	var all []crowd
+	if err := b.once(ctx, root, nil); err != nil { // makes the view again, which an idle time may have ended
+		return nil, err
+	}
 	for _, count := range counts {
 		fmt.Fprintf(os.Stderr, "%d volumes at once\n", count)
 		c := crowd{volumes: count}
