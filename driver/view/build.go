@@ -151,7 +151,7 @@ func (m *Manager) removeDir(dir string) error {
 // detachAll takes all mounts from a place of ours, with what is mounted below
 // them. A place that is missing, or that has no mount, is fine.
 func detachAll(place string) error {
-	for {
+	for range stackMax {
 		mounted, err := isMountRoot(unix.AT_FDCWD, place, unix.AT_SYMLINK_NOFOLLOW)
 		if errors.Is(err, unix.ENOENT) || (err == nil && !mounted) {
 			return nil
@@ -164,6 +164,7 @@ func detachAll(place string) error {
 			return fmt.Errorf("detaching %s: %w", place, err)
 		}
 	}
+	return fmt.Errorf("detaching %s: there is no end of mounts, or they are locked", place)
 }
 
 // openDir opens a folder of ours as a place to clone mounts from.

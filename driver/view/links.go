@@ -74,12 +74,12 @@ func (m *Manager) makeLinks(ctx context.Context, dir string, c nixstore.Closure)
 		return err
 	}
 	defer closeFD(to)
-	t := &linkTree{ctx: ctx, link: m.linkat}
+	t := &linkTree{link: m.linkat}
 	for _, p := range c.Paths {
 		if _, err := l.stat(p.Path); err != nil {
 			return err
 		}
-		if err := t.entry(l.from, to, p.Path.BaseName(), 0); err != nil {
+		if err := t.entry(ctx, l.from, to, p.Path.BaseName(), 0); err != nil {
 			return linkError(p.Path, err)
 		}
 	}
@@ -129,14 +129,14 @@ func (m *Manager) discardLinks(dir string) error {
 	return nil
 }
 
-// emptyTrash removes what earlier lives discarded or left half made.
-func (m *Manager) emptyTrash() {
+// emptyTrash removes what earlier lives discarded or left half made, until ctx ends.
+func (m *Manager) emptyTrash(ctx context.Context) {
 	entries, err := os.ReadDir(m.links)
 	if err != nil {
 		m.log.Error("cannot read the folder of hard link views", slog.String("error", err.Error()))
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), trashPrefix) {
+		if !strings.HasPrefix(e.Name(), trashPrefix) || ctx.Err() != nil {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(m.links, e.Name())); err != nil {

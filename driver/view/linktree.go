@@ -21,19 +21,18 @@ const depthMax = 256
 
 // linkTree copies trees by hard links. It walks by descriptors and follows no symlink.
 type linkTree struct {
-	ctx  context.Context //nolint:containedctx // a linkTree lives as long as one call
 	link linkFunc
 }
 
 // entry makes name in to what it is in from.
-func (t *linkTree) entry(from, to int, name string, depth int) error {
+func (t *linkTree) entry(ctx context.Context, from, to int, name string, depth int) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(from, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("looking at %q: %w", name, err)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		return t.dir(from, to, name, depth)
+		return t.dir(ctx, from, to, name, depth)
 	case unix.S_IFREG:
 		return t.file(from, to, name, &st)
 	case unix.S_IFLNK:
@@ -43,12 +42,12 @@ func (t *linkTree) entry(from, to int, name string, depth int) error {
 }
 
 // dir makes the directory name and everything in it.
-func (t *linkTree) dir(from, to int, name string, depth int) error {
+func (t *linkTree) dir(ctx context.Context, from, to int, name string, depth int) error {
 	if depth == depthMax {
 		return nixstore.Fail(nixstore.ErrInvalid, "use the closure in a pod without a user namespace",
 			"directories are nested deeper than %d", depthMax)
 	}
-	if err := t.ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if err := unix.Mkdirat(to, name, mountDirMode); err != nil {
@@ -66,18 +65,18 @@ func (t *linkTree) dir(from, to int, name string, depth int) error {
 		return fmt.Errorf("opening the new directory %q: %w", name, err)
 	}
 	defer closeFD(out)
-	if err := t.children(source, in, out, depth); err != nil {
+	if err := t.children(ctx, source, in, out, depth); err != nil {
 		return err
 	}
 	return finishDir(out, name)
 }
 
-func (t *linkTree) children(source *os.File, in, out, depth int) error {
+func (t *linkTree) children(ctx context.Context, source *os.File, in, out, depth int) error {
 	const batch = 1024
 	for {
 		names, err := source.Readdirnames(batch)
 		for _, name := range names {
-			if err := t.entry(in, out, name, depth+1); err != nil {
+			if err := t.entry(ctx, in, out, name, depth+1); err != nil {
 				return err
 			}
 		}

@@ -198,7 +198,7 @@ func (m *Manager) Count() int {
 // Run drops views that nobody has used for IdleTime, until ctx ends. It never
 // unmounts a volume. Errors of dropping are logged and tried again.
 func (m *Manager) Run(ctx context.Context) error {
-	m.emptyTrash()
+	m.emptyTrash(ctx)
 	tick := time.NewTicker(max(m.cfg.IdleTime/4, 10*time.Millisecond))
 	defer tick.Stop()
 	for {

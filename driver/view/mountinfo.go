@@ -2,6 +2,7 @@ package view
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -40,7 +41,7 @@ func parseMounts(r io.Reader) ([]mountEntry, error) {
 		if e, ok := parseMount(strings.TrimSuffix(line, "\n")); ok {
 			mounts = append(mounts, e)
 		}
-		if err == io.EOF { //nolint:errorlint // ReadString gives it bare
+		if errors.Is(err, io.EOF) {
 			return mounts, nil
 		}
 		if err != nil {

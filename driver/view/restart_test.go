@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/closured/closured/driver/view"
+	"github.com/closured/closured/nixstore"
 )
 
 // Volumes of a killed agent go on; the next one sweeps the rest.
@@ -24,12 +25,13 @@ func TestFault07KilledAgent(t *testing.T) {
 	c := e.store.add(1, dir)
 	for round := range 20 {
 		e.runAndKill(dir.String(), file.String())
-		fixed := filepath.Join(e.kubelet, "fixed-0", "mount")
+		fixed, private := filepath.Join(e.kubelet, "fixed-0", "mount"), filepath.Join(e.kubelet, "fixed-1", "mount")
 		e.sameAsStore(fixed, c)
 
 		m, err := view.New(t.Context(), view.Config{StateDir: e.state, StoreDir: e.store.dir, Closures: e.store})
 		must(t, err)
 		e.sameAsStore(fixed, c)
+		e.stillWorks(private, file)
 		volumes, err := m.Volumes()
 		must(t, err)
 		for _, v := range volumes {
@@ -50,8 +52,23 @@ func TestFault07KilledAgent(t *testing.T) {
 		if points := mountsBelow(t, e.state); len(points) != 0 {
 			t.Errorf("round %d: a closed manager leaves %v", round, points)
 		}
-		e.noLayers()
+		if n := strings.Count(backingFiles(t), e.state); n != 1 {
+			t.Errorf("round %d: %d loop devices for one writable volume", round, n)
+		}
 	}
+	e.takeAway(e.start(), "fixed-1")
+	e.noLayers()
+}
+
+// stillWorks reads and writes a writable volume of an earlier life.
+func (e *env) stillWorks(at string, file nixstore.StorePath) {
+	e.tb.Helper()
+	dropCaches(e.tb)
+	text, err := os.ReadFile(filepath.Join(at, "store", file.BaseName()))
+	if err != nil || string(text) != "key = value\n" {
+		e.tb.Errorf("a writable volume reads %q, %v", text, err)
+	}
+	must(e.tb, os.WriteFile(filepath.Join(at, "store", "own"), []byte("x"), 0o600))
 }
 
 // takeAway unmounts a volume of the agent's.
@@ -147,6 +164,8 @@ func TestMountsPropagate(t *testing.T) {
 	e := newEnv(t)
 	must(t, unix.Mount(e.kubelet, e.kubelet, "", unix.MS_BIND, ""))
 	must(t, unix.Mount("", e.kubelet, "", unix.MS_SHARED, ""))
+	must(t, unix.Mount(e.state, e.state, "", unix.MS_BIND, "")) // the worst case: this one is shared, too
+	must(t, unix.Mount("", e.state, "", unix.MS_SHARED, ""))
 	root := storePath(1, "root")
 	c := e.store.add(1, root)
 	cmd := roleCommand(t, roleAgent, e.state, e.kubelet, root.String())
@@ -158,8 +177,10 @@ func TestMountsPropagate(t *testing.T) {
 	at := filepath.Join(e.kubelet, "fixed-0", "mount")
 	e.sameAsStore(at, c)
 	e.checkFlags(at)
-	if points := mountsBelow(t, e.state); len(points) != 0 {
-		t.Errorf("helper mounts on the host: %v", points)
+	for _, p := range mountsBelow(t, filepath.Join(e.state, "views")) {
+		if p != filepath.Join(e.state, "views") { // the tmpfs itself comes through before it is made private
+			t.Errorf("helper mount on the host: %s", p)
+		}
 	}
 	must(t, cmd.Process.Kill())
 	_ = cmd.Wait() // killed

@@ -132,7 +132,7 @@ func storm(state, kubelet string, roots []string) error {
 			if i > 0 {
 				v.ID = fmt.Sprintf("moving-%d-%d", n, i%3)
 			}
-			v.Writable = i%3 == 1
+			v.Writable = i%3 == 1 || (i == 0 && n == 1)
 			v.UserNamespace = i%3 == 2
 			if err := cycle(ctx, m, kubelet, v, i == 0); err != nil {
 				return err
