@@ -160,7 +160,7 @@ func TestFlakes(t *testing.T) {
 	if err := os.Symlink("a", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	e := n.evaluator(t, func(c *nixeval.Config) { c.FlakeDirs = []string{dir} })
+	e := n.evaluator(t, func(c *nixeval.Config) { c.FlakeDirs = []string{dir, filepath.Join(n.dir, "nix")} })
 	good := map[string]string{
 		"path:" + dir + "/a":                   "default!out",
 		dir + "/a#hello":                       "hello!out",
@@ -186,6 +186,7 @@ func TestFlakes(t *testing.T) {
 		dir + "/link":              {nixstore.ErrNotFound, "symbolic link"},
 		dir + "/none":              {nixstore.ErrNotFound, "no flake.nix"},
 		dir + "/../etc":            {nixstore.ErrInvalid, "not clean"},
+		n.dir + "/nix/store/x":     {nixstore.ErrForbidden, "on the node's disk"},
 		"path:/etc":                {nixstore.ErrForbidden, "on the node's disk"},
 		dir + "/sub?dir=../a":      {nixstore.ErrInvalid, "no parameter"},
 		"git+file://" + dir + "/a": {nixstore.ErrInvalid, "cannot be fetched here"},

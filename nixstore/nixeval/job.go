@@ -200,10 +200,13 @@ func (f *flakeRef) inJail(dir string) string {
 // folders that are no flake: Nix copies all of the folder to the store before
 // it looks.
 func (e *Evaluator) allowFlakeDir(f *flakeRef) error {
-	allowed := false
+	allowed, own := false, filepath.Join(e.cfg.StoreRoot, "nix")
 	for _, dir := range e.cfg.FlakeDirs {
 		rel, err := filepath.Rel(dir, f.dir)
 		allowed = allowed || err == nil && filepath.IsLocal(rel)
+	}
+	if f.dir == own || strings.HasPrefix(f.dir, own+"/") {
+		allowed = false // it holds the sources of others
 	}
 	if !allowed {
 		return nixstore.Fail(nixstore.ErrForbidden, "use a flake that is fetched, such as github:<owner>/<repository>",
@@ -226,7 +229,10 @@ func (e *Evaluator) allowFlakeDir(f *flakeRef) error {
 // findFlakeFile looks for dir/flake.nix without following any symbolic link.
 func findFlakeFile(dir string) error {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
-	fd, err := unix.Openat2(unix.AT_FDCWD, filepath.Join(dir, "flake.nix"), &how)
+	fd, err := -1, error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		fd, err = unix.Openat2(unix.AT_FDCWD, filepath.Join(dir, "flake.nix"), &how)
+	}
 	if err != nil {
 		return err
 	}

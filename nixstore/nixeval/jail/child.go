@@ -2,6 +2,7 @@ package jail
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -84,13 +85,24 @@ func dieWithParent() error {
 		return fmt.Errorf("asking for the parent-death signal: %w", err)
 	}
 	life := []unix.PollFd{{Fd: specFD}}
-	if _, err := unix.Poll(life, 0); err != nil {
+	poll := func() error { _, err := unix.Poll(life, 0); return err }
+	if err := retry(poll); err != nil {
 		return fmt.Errorf("looking for the caller: %w", err)
 	}
 	if life[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {
-		return fmt.Errorf("the caller is gone")
+		return errors.New("the caller is gone")
 	}
 	return nil
+}
+
+// retry repeats a system call that a signal interrupted: Go's runtime sends
+// itself some.
+func retry(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // execute sets the bound of the address space and becomes the program. Nothing

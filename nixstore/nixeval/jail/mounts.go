@@ -23,7 +23,7 @@ type source struct {
 // namespace of its own, which ends with the jail: nothing here has to be undone.
 func buildRoot(spec *Spec) error {
 	// Otherwise mounts below a shared mount would appear on the host.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("leaving the host's mounts: %w", err)
 	}
 	sources, err := openSources(spec)
@@ -76,8 +76,9 @@ func openSource(b Bind) (source, error) {
 	if b.NoSymlinks {
 		how.Resolve = unix.RESOLVE_NO_SYMLINKS
 	}
-	fd, err := unix.Openat2(unix.AT_FDCWD, b.From, &how)
-	if err != nil {
+	fd := -1
+	open := func() (err error) { fd, err = unix.Openat2(unix.AT_FDCWD, b.From, &how); return err }
+	if err := retry(open); err != nil {
 		return source{}, err
 	}
 	var st unix.Stat_t
@@ -94,7 +95,7 @@ func mountRoot(spec *Spec) (string, error) {
 	options := fmt.Sprintf("mode=0755,size=%d", spec.rootBytes())
 	var errs []error
 	for _, dir := range []string{"/tmp", "/run", "/var", "/dev", "/usr"} {
-		err := unix.Mount("jail", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options)
+		err := mount("jail", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options)
 		if err == nil {
 			return dir, nil
 		}
@@ -111,7 +112,7 @@ func (s source) attach(root string) error {
 		return err
 	}
 	from := "/proc/self/fd/" + strconv.Itoa(int(s.file.Fd()))
-	if err := unix.Mount(from, target, "", unix.MS_BIND, ""); err != nil {
+	if err := mount(from, target, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
 	var st unix.Statfs_t
@@ -125,7 +126,7 @@ func (s source) attach(root string) error {
 	if kind := s.mode & unix.S_IFMT; kind != unix.S_IFCHR && kind != unix.S_IFBLK {
 		flags |= unix.MS_NODEV
 	}
-	return unix.Mount("", target, "", flags|keptFlags(st.Flags), "")
+	return mount("", target, "", flags|keptFlags(st.Flags), "")
 }
 
 // keptFlags are the mount flags that a remount must repeat, because a mount may
@@ -190,7 +191,7 @@ func mountOwn(root string, spec *Spec) error {
 		return fmt.Errorf("making /tmp: %w", err)
 	}
 	options := fmt.Sprintf("mode=0700,uid=%d,gid=%d,size=%d", spec.UID, spec.GID, size)
-	if err := unix.Mount("tmp", tmp, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+	if err := mount("tmp", tmp, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("mounting /tmp: %w", err)
 	}
 	if !spec.Proc {
@@ -202,10 +203,10 @@ func mountOwn(root string, spec *Spec) error {
 	}
 	// subset=pid leaves only the processes of the jail; Linux 5.8.
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := unix.Mount("proc", proc, "proc", flags, "subset=pid,hidepid=2"); err == nil {
+	if err := mount("proc", proc, "proc", flags, "subset=pid,hidepid=2"); err == nil {
 		return nil
 	}
-	if err := unix.Mount("proc", proc, "proc", flags, "hidepid=2"); err != nil {
+	if err := mount("proc", proc, "proc", flags, "hidepid=2"); err != nil {
 		return fmt.Errorf("mounting /proc: %w", err)
 	}
 	return nil
@@ -228,8 +229,13 @@ func enter(root string) error {
 		return fmt.Errorf("entering the new root: %w", err)
 	}
 	flags := uintptr(unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV)
-	if err := unix.Mount("", "/", "", flags, ""); err != nil {
+	if err := mount("", "/", "", flags, ""); err != nil {
 		return fmt.Errorf("making the root read-only: %w", err)
 	}
 	return nil
+}
+
+// mount is mount(2), repeated when a signal interrupts it.
+func mount(from, target, fsType string, flags uintptr, data string) error {
+	return retry(func() error { return unix.Mount(from, target, fsType, flags, data) })
 }

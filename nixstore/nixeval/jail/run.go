@@ -126,11 +126,12 @@ func (r *Result) classify(status syscall.WaitStatus, cause error) {
 	}
 }
 
-// command is this program started as the jail's child. The environment is empty.
+// command is this program started as the jail's child. Its environment, which
+// the program does not get, keeps Go from interrupting system calls for its scheduler.
 func command(ctx context.Context, network bool) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, selfExe)
 	cmd.Args = []string{childName}
-	cmd.Env = []string{}
+	cmd.Env = []string{"GODEBUG=asyncpreemptoff=1"}
 	cmd.Dir = "/"
 	cmd.WaitDelay = waitDelay
 	flags := uintptr(namespaces)
