@@ -89,14 +89,14 @@ func TestFingerprintsFollowWhatTheyStandFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	print := func(src nixstore.Source) string { return e.Fingerprint(src) }
+	fingerprint := func(src nixstore.Source) string { return e.Fingerprint(src) }
 	pkgs := nixstore.Source{Kind: nixstore.SourcePackages, Packages: []string{"a"}}
-	first := print(pkgs)
-	if again := print(pkgs); again != first {
+	first := fingerprint(pkgs)
+	if again := fingerprint(pkgs); again != first {
 		t.Errorf("nothing changed, but %q became %q", first, again)
 	}
 	write("v1/default.nix", "1 + 1")
-	second := print(pkgs)
+	second := fingerprint(pkgs)
 	if second == first {
 		t.Error("the file changed, the fingerprint did not")
 	}
@@ -106,17 +106,17 @@ func TestFingerprintsFollowWhatTheyStandFor(t *testing.T) {
 	if err := os.Symlink("v2", set); err != nil {
 		t.Fatal(err)
 	}
-	if print(pkgs) == second {
+	if fingerprint(pkgs) == second {
 		t.Error("the link changed, the fingerprint did not")
 	}
 	floating := nixstore.Source{Kind: nixstore.SourceFlake, Flake: "github:a/b"}
 	locked := nixstore.Source{Kind: nixstore.SourceFlake, Flake: "github:a/b/0123456789abcdef0123456789abcdef01234567"}
-	before, fixed := print(floating), print(locked)
+	before, fixed := fingerprint(floating), fingerprint(locked)
 	now = now.Add(2 * time.Hour)
-	if print(floating) == before {
+	if fingerprint(floating) == before {
 		t.Error("two hours later a branch has the same fingerprint")
 	}
-	if print(locked) != fixed {
+	if fingerprint(locked) != fixed {
 		t.Error("a commit has another fingerprint later")
 	}
 }

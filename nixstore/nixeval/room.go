@@ -42,23 +42,23 @@ func findPrograms(cfg *Config) (programs, error) {
 		return programs{}, err
 	}
 	p := programs{dir: dir, links: map[string]string{}}
-	var real []string
+	var folders []string
 	for _, name := range []string{"nix", "nix-instantiate"} {
 		path, err := filepath.EvalSymlinks(filepath.Join(dir, name))
 		if err != nil {
 			return programs{}, fmt.Errorf("finding Nix: %w", err)
 		}
-		real = append(real, filepath.Dir(path))
+		folders = append(folders, filepath.Dir(path))
 	}
 	path := []string{dir}
 	if git, err := exec.LookPath("git"); err == nil { // only flakes of the scheme git+… need it
 		if git, err = filepath.EvalSymlinks(git); err == nil {
 			path = append(path, filepath.Dir(git))
-			real = append(real, filepath.Dir(git))
+			folders = append(folders, filepath.Dir(git))
 		}
 	}
 	p.path = strings.Join(append(path, "/usr/bin", "/bin"), ":")
-	p.showFolders(append(real, dir))
+	p.showFolders(append(folders, dir))
 	return p, p.showSystem()
 }
 

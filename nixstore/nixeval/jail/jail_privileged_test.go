@@ -17,6 +17,7 @@ import (
 
 	"github.com/closured/closured/nixstore/nixeval/jail"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // shell is a jail that runs a script with busybox, which is all it holds.
@@ -70,6 +71,17 @@ func TestTheRootHoldsOnlyWhatWasNamed(t *testing.T) {
 	spec.Args[2] = "cd /; busybox find / -xdev | busybox sort; busybox ls /dev"
 	if diff := cmp.Diff(want, words(t, spec)); diff != "" {
 		t.Errorf("the jail's root (-want +got):\n%s", diff)
+	}
+}
+
+func TestNoMountOfTheHostIsLeft(t *testing.T) {
+	t.Parallel()
+	spec := shell(t, "busybox awk '{print $5} $5 != \"/tmp\" && $5 != \"/proc\" && $6 !~ /^ro,nosuid/' /proc/self/mountinfo; busybox ls /.. | busybox wc -l")
+	spec.Proc, spec.Devs = true, false
+	want := []string{"/", "/tmp", "/bin/sh", "/bin/busybox", "/proc", "3"} // bin, proc, tmp
+	less := func(a, b string) bool { return a < b }
+	if diff := cmp.Diff(want, words(t, spec), cmpopts.SortSlices(less)); diff != "" {
+		t.Errorf("mounts, and names above the root (-want +got):\n%s", diff)
 	}
 }
 
@@ -180,7 +192,7 @@ func TestLimits(t *testing.T) {
 		want   string
 	}{
 		"memory":     {"ulimit -v", func(s *jail.Spec) { s.MemoryBytes = 64 << 20 }, "65536"},
-		"core dumps": {"ulimit -c", func(*jail.Spec) {}, "0"},
+		"core dumps": {"ulimit -c; ulimit -H -c", func(*jail.Spec) {}, "0 0"},
 		"file size":  {"ulimit -f", func(s *jail.Spec) { s.FileBytes = 1 << 20 }, "2048"},
 		"processes": {"busybox grep 'Max processes' /proc/self/limits", func(s *jail.Spec) {
 			s.Processes, s.Proc = 777, true
