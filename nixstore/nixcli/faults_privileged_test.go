@@ -250,6 +250,9 @@ func TestFault40NoBuildUsers(t *testing.T) {
 // disk mounts a small ext4 and gives its folder.
 func disk(t *testing.T, inodes string) string {
 	t.Helper()
+	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+		t.Skip("needs mkfs.ext4 in PATH (Debian package e2fsprogs)")
+	}
 	dir := nixtest.StateDir(t)
 	image, at := filepath.Join(dir, "i"), filepath.Join(dir, "m")
 	if err := os.Mkdir(at, 0o755); err != nil {

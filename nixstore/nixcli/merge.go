@@ -97,7 +97,7 @@ func instantiated(name string) string {
 // instantiate evaluates an expression of ours that gives the paths of a
 // derivation and of its output "out", and writes the derivation.
 func (s *Store) instantiate(ctx context.Context, expr string) (nixstore.Output, error) {
-	if err := s.Healthy(ctx); err != nil {
+	if err := s.ready(ctx); err != nil {
 		return nixstore.Output{}, err
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, mergeTimeout, nixstore.Fail(nixstore.ErrUnavailable,

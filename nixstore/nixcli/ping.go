@@ -17,6 +17,9 @@ import (
 // before, which waits for a disk that is busy.
 const healthTimeout = 5 * time.Second
 
+// readyRetry is how long ready waits between two tries.
+const readyRetry = 200 * time.Millisecond
+
 // Words of the daemon protocol, libstore/worker-protocol.hh.
 const (
 	magicClient = 0x6e697863
@@ -33,6 +36,25 @@ const (
 func (s *Store) Healthy(ctx context.Context) error {
 	_, err := s.ping(ctx)
 	return err
+}
+
+// ready waits until the daemon answers, as long as Healthy would: it may just
+// be starting again.
+func (s *Store) ready(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	for {
+		err := s.Healthy(limited)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !sleep(limited, readyRetry) {
+			return s.daemonFailure(ctx, err)
+		}
+	}
 }
 
 // ping is Healthy; it gives the version of Nix.
@@ -55,8 +77,12 @@ func (s *Store) ping(ctx context.Context) (string, error) {
 }
 
 func (s *Store) daemonFailure(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	var failure *nixstore.Failure
+	switch {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case errors.As(err, &failure):
+		return failure
 	}
 	return nixstore.Fail(nixstore.ErrUnavailable, "look at the daemon's log; the agent tries again by itself",
 		"the Nix daemon at %s does not answer (%v)", s.cfg.socket(), err)

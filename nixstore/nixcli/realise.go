@@ -55,7 +55,7 @@ func (s *Store) missing(ctx context.Context, outputs []nixstore.Output) ([]nixst
 }
 
 func (s *Store) realise(ctx context.Context, outputs []nixstore.Output, opts nixstore.RealiseOptions) error {
-	err := s.Healthy(ctx)
+	err := s.ready(ctx)
 	if err == nil {
 		watched, stop := s.watch(ctx)
 		err = s.nixStore(watched, outputs, opts)

