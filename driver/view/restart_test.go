@@ -205,3 +205,87 @@ func TestClosedManager(t *testing.T) {
 	}
 	e.unmount("vol")
 }
+
+// A reboot leaves the state directory and the targets' folders, and no mount.
+func TestFault12Reboot(t *testing.T) {
+	for name, change := range kinds {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			m := e.start(change...)
+			readOnly, writable := e.volume("ro", e.small), e.writable("rw", e.small)
+			for _, v := range []view.Volume{readOnly, writable} {
+				at := e.mount(v)
+				if v.Writable {
+					must(t, os.WriteFile(filepath.Join(at, "store", "own"), nil, 0o600))
+				}
+				must(t, unix.Unmount(at, 0))
+			}
+			must(t, m.Close())
+
+			m = e.start(change...)
+			must(t, m.SweepWritable(func(string) bool { return true }))
+			for _, v := range []view.Volume{readOnly, writable} {
+				if state, err := m.Mounted(e.target(v.ID), v); err != nil || state != view.Absent {
+					t.Errorf("state %v, %v", state, err)
+				}
+				e.mount(v)
+			}
+			e.sameAsStore(e.path("ro"), e.small)
+			if _, err := os.Lstat(filepath.Join(e.path("rw"), "store", "own")); !os.IsNotExist(err) {
+				t.Errorf("a private layer outlived a reboot: %v", err)
+			}
+			e.unmount("ro")
+			e.unmount("rw")
+			e.noLayers()
+		})
+	}
+}
+
+// An unpublish that was killed between two of its steps is finished by the next one.
+func TestFault08KilledDuringUnmount(t *testing.T) {
+	tests := map[string]func(e *env, at string){
+		"before anything":       func(*env, string) {},
+		"after the unmount":     func(e *env, at string) { must(e.tb, unix.Unmount(at, 0)) },
+		"after the folder went": func(e *env, at string) { must(e.tb, unix.Unmount(at, 0)); must(e.tb, os.Remove(at)) },
+	}
+	for name, partly := range tests {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t)
+			m := e.start()
+			volumes := []view.Volume{e.volume("ro", e.small), e.writable("rw", e.small)}
+			for _, v := range volumes {
+				partly(e, e.mount(v))
+			}
+			must(t, m.Close()) // stands for the kill: nothing of the process is left
+			e.start()
+			for _, v := range volumes {
+				e.unmount(v.ID)
+			}
+			if points := mountsBelow(t, e.kubelet); len(points) != 0 {
+				t.Errorf("mounts left: %v", points)
+			}
+			e.noLayers()
+		})
+	}
+}
+
+// Nothing of the agent is in the way of a volume's data: with the agent and its
+// mount namespace gone, all files read, also after the kernel forgot about them.
+func TestFault09VolumesWithoutAgent(t *testing.T) {
+	e := newEnv(t)
+	must(t, unix.Mount(e.kubelet, e.kubelet, "", unix.MS_BIND, ""))
+	must(t, unix.Mount("", e.kubelet, "", unix.MS_SHARED, ""))
+	root, file := storePath(1, "root"), storePath(2, "file.conf")
+	c := e.store.add(1, root)
+	cmd := roleCommand(t, roleAgent, e.state, e.kubelet, root.String(), file.String())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	waitFor(t, bufio.NewScanner(out), "ready")
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait() // killed
+	dropCaches(t)
+	e.sameAsStore(filepath.Join(e.kubelet, "fixed-0", "mount"), c)
+	e.stillWorks(filepath.Join(e.kubelet, "fixed-1", "mount"), file)
+}
