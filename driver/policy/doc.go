@@ -10,7 +10,7 @@
 //	rules:
 //	- namespaces: ["dev-*"]                # * stands for any letters
 //	  sources: [storePath, packages, image, flakeRef, nixExpr]
-//	  flakes: ["github:our-org/*"]         # must be there with flakeRef; "*" is all
+//	  flakes: ["github:our-org/*"]         # must be there with flakeRef; "*" is all but path:
 //	  build: true                          # false: substitute only; true when left out
 //	- namespaces: ["*"]
 //	  sources: [storePath, packages, image]
@@ -25,7 +25,9 @@
 // A pattern bounds where a flake's own files come from; the inputs that its lock
 // file names are the flake's business. In a pattern, * stands for any characters
 // of one part between slashes, and a final /** for this place, all that lies
-// below, and any revision. "*" alone allows every reference. In the authority of
+// below, and any revision. "*" alone allows every
+// reference to another machine; the node's own disk needs a pattern that begins
+// with path:. In the authority of
 // a URL only a leading "*." may be used, and the scheme must be written out.
 //
 // A reference has many spellings, and a pattern knows one: references with

@@ -7,7 +7,7 @@ import (
 
 // flakePattern is one checked pattern of a rule's flakes.
 type flakePattern struct {
-	any     bool   // "*": every reference
+	any     bool   // "*": every reference to another machine
 	place   string // the pattern, without a final /**
 	below   bool   // it ended in /**
 	literal bool   // it holds no *
@@ -19,6 +19,7 @@ const (
 	elsewhere   = "no pattern matches it"
 	notOneForm  = "a pattern allows only references that are written plainly: no %, no . or .. or empty segments, a scheme in lower case"
 	badQuery    = "a pattern allows only the parameters dir, ref, rev and narHash, each once"
+	onDisk      = "a flake on the node's disk needs a pattern that begins with path:"
 	badRevision = "a commit id or pull request can come from anybody's fork; name a branch or a tag, or let the pattern end in /**"
 )
 
@@ -63,6 +64,9 @@ func parsePattern(s string) (flakePattern, string) {
 // problem says why the pattern does not allow ref, or "".
 func (p flakePattern) problem(ref string) string {
 	if p.any {
+		if isLocal(ref) {
+			return onDisk
+		}
 		return ""
 	}
 	loc, reason := locate(ref)
@@ -85,6 +89,14 @@ func (p flakePattern) problem(ref string) string {
 		return badRevision
 	}
 	return ""
+}
+
+// isLocal tells whether ref may be a folder of the node: a pod's words must not
+// reach its disk by a pattern that was meant for the network.
+func isLocal(ref string) bool {
+	scheme, _, found := strings.Cut(strings.ToLower(ref), ":")
+	return !found && strings.ContainsAny(ref[:min(len(ref), 1)], "/.~") ||
+		found && (scheme == "path" || strings.HasSuffix(scheme, "file") || strings.ContainsAny(scheme, "/.~"))
 }
 
 // names tells whether the pattern speaks of the place with its one revision, as

@@ -50,7 +50,7 @@ func TestFlakePatternsAllow(t *testing.T) {
 		"git+file:///srv/flakes/**":   {"git+file:///srv/flakes/a/b"},
 		"path:/srv/flakes/*":          {"path:/srv/flakes/app#x"},
 		"https://our.org/dl/*.tar.gz": {"https://our.org/dl/app-1.0.tar.gz#x"},
-		"*":                           {"github:x/y", "git+https://u:p@h/../x?host=z&submodules=1", "path:/etc", "nixpkgs", "github:o/%2e%2e/x"},
+		"*":                           {"github:x/y", "git+https://u:p@h/../x?host=z&submodules=1", "nixpkgs", "github:o/%2e%2e/x"},
 		"sourcehut:~our-org/*":        {"sourcehut:~our-org/app"},
 	}
 	for pattern, refs := range tests {
@@ -89,6 +89,8 @@ func TestFlakePatternsRefuse(t *testing.T) {
 		"github:our-org/app/main":      {"github:our-org/app/other", "github:our-org/app", "github:our-org/app/main/x", "github:our-org/app?ref=main&rev=" + commit},
 		"github:our-org/app/" + commit: {"github:our-org/app/" + strings.Replace(commit, "0", "1", 1), "github:our-org/app/" + commit[:8]},
 		"github:our-org/**":            {"github:our-org-evil/app", "github:our-org", "github:our-org/../evil/x", "github:our-org/app?host=evil", "github:evil/our-org/app"},
+		// The node's disk is not "every reference": it needs a pattern of its own.
+		"*":                            {"path:/etc", "PATH:/etc", "/etc", "./x", "~/x", "git+file:///srv/x", "file:///x.tar.gz"},
 		"flake:nixpkgs":                {"flake:nixpkgs-evil", "nixpkgsevil#x", "/nixpkgs", "nixpkgs/nixos-24.05/" + commit, "path:nixpkgs", "./nixpkgs"},
 		"git+https://git.our.org/**": {
 			"git+https://git.our.org.evil.example/a", "git+https://git.our.org@evil.example/a", "git+https://git.our.org:x@evil.example/a",
