@@ -62,8 +62,8 @@ func TestAManifestCanBeReadBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	var doc struct {
-		Root  nixstore.StorePath
-		Paths []nixstore.PathInfo
+		Root  nixstore.StorePath  `json:"root"`
+		Paths []nixstore.PathInfo `json:"paths"`
 	}
 	if err := json.Unmarshal(data, &doc); err != nil || doc.Root != exampleClosure().Root || len(doc.Paths) != 2 {
 		t.Errorf("read back %+v, %v", doc, err)

@@ -31,15 +31,14 @@ func TestAFailureIsItsKindAndNoOther(t *testing.T) {
 		nixstore.ErrInvalid, nixstore.ErrForbidden, nixstore.ErrNotFound, nixstore.ErrEvaluation, nixstore.ErrBuild,
 		nixstore.ErrUntrusted, nixstore.ErrCorrupt, nixstore.ErrConflict, nixstore.ErrBusy, nixstore.ErrUnavailable, nixstore.ErrNoSpace,
 	}
-	for _, kind := range kinds {
+	for i, kind := range kinds {
 		err := fmt.Errorf("realising: %w", nixstore.Fail(kind, "", "x"))
-		for _, other := range kinds {
-			if errors.Is(err, other) != (kind == other) {
+		for j, other := range kinds {
+			if errors.Is(err, other) != (i == j) {
 				t.Errorf("%v is %v: %t", kind, other, errors.Is(err, other))
 			}
 		}
-		var f *nixstore.Failure
-		if !errors.As(err, &f) {
+		if _, ok := errors.AsType[*nixstore.Failure](err); !ok {
 			t.Errorf("%v is no Failure", err)
 		}
 	}

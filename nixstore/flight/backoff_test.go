@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/closured/closured/nixstore"
@@ -31,7 +32,8 @@ func TestFailuresThatRepeatAreRememberedForAGrowingTime(t *testing.T) {
 	} {
 		t.Run(kind.Error(), func(t *testing.T) {
 			t.Parallel()
-			bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGroup(t, flight.Config{})
 				// At 0, 10, 30, 70, 150, 310, 610, 910 … s: five minutes are the most.
 				if n := tries(t, g, 1000*time.Second, kind); n != 8 {
 					t.Errorf("%d tries in 1000 s, want 8", n)
@@ -49,7 +51,8 @@ func TestOtherFailuresAreNotRemembered(t *testing.T) {
 	} {
 		t.Run(kind.Error(), func(t *testing.T) {
 			t.Parallel()
-			bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGroup(t, flight.Config{})
 				if n := tries(t, g, 20*time.Second, kind); n != 20 {
 					t.Errorf("%d tries of 20", n)
 				}
@@ -60,7 +63,8 @@ func TestOtherFailuresAreNotRemembered(t *testing.T) {
 
 func TestARememberedFailureIsTheSameError(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		failure := nixstore.Fail(nixstore.ErrBuild, "read the log", "it fails")
 		w := &worker{err: failure}
 		for range 2 {
@@ -75,7 +79,8 @@ func TestARememberedFailureIsTheSameError(t *testing.T) {
 
 func TestASuccessResetsTheBackoff(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		for range 3 {
 			if n := tries(t, g, 11*time.Second, nixstore.ErrBuild); n != 2 {
 				t.Errorf("%d tries in 11 s, want 2", n)
@@ -90,7 +95,8 @@ func TestASuccessResetsTheBackoff(t *testing.T) {
 
 func TestAnInterruptionDoesNotResetTheBackoff(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		_ = tries(t, g, time.Second, nixstore.ErrBuild)
 		time.Sleep(10 * time.Second)
 		_ = tries(t, g, time.Second, nixstore.ErrUnavailable)
@@ -103,7 +109,8 @@ func TestAnInterruptionDoesNotResetTheBackoff(t *testing.T) {
 
 func TestALongRestResetsTheBackoff(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		_ = tries(t, g, 100*time.Second, nixstore.ErrBuild)
 		time.Sleep(time.Hour)
 		if n := tries(t, g, 11*time.Second, nixstore.ErrBuild); n != 2 {
@@ -114,7 +121,8 @@ func TestALongRestResetsTheBackoff(t *testing.T) {
 
 func TestTheNumberOfRememberedFailuresIsBounded(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{Remembered: 3}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{Remembered: 3})
 		w := &worker{err: nixstore.ErrBuild}
 		ask := func(n int) {
 			_, err := g.Join(t.Context(), fmt.Sprint(n), "a", w.work).Wait(t.Context())

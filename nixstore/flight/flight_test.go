@@ -32,16 +32,6 @@ func newGroup(t *testing.T, cfg flight.Config) *flight.Group[string] {
 	return g
 }
 
-// bubble runs a test in fake time, with a group.
-func bubble(t *testing.T, cfg flight.Config, test func(*testing.T, *flight.Group[string])) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		g := newGroup(t, cfg)
-		test(t, g)
-		g.Close()
-	})
-}
-
 // worker counts its calls, takes so long and then gives err, unless its context
 // ends first.
 type worker struct {
@@ -90,7 +80,8 @@ func wantStarts(t *testing.T, w *worker, want int32) {
 
 func TestFault01WorkOutlivesTheCallAndIsJoined(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		w := &worker{takes: 150 * time.Second}
 		_, first := waitFor(t, g, 115*time.Second, "a", w)
 		_, second := waitFor(t, g, time.Second, "a", w)
@@ -132,7 +123,8 @@ func TestFault02HundredsShareOneWork(t *testing.T) {
 
 func TestFault03TheLastToLeaveEndsTheWorkAfterTheGrace(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		w := &worker{takes: time.Hour}
 		_, _ = waitFor(t, g, time.Second, "a", w)
 		_, _ = waitFor(t, g, time.Second, "b", w)
@@ -158,7 +150,8 @@ func TestFault03TheLastToLeaveEndsTheWorkAfterTheGrace(t *testing.T) {
 
 func TestAJoinWithinTheGraceRescuesTheWork(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		w := &worker{takes: 10 * time.Minute}
 		_, _ = waitFor(t, g, time.Second, "a", w)
 		g.Leave("a")
@@ -174,7 +167,8 @@ func TestAJoinWithinTheGraceRescuesTheWork(t *testing.T) {
 
 func TestANegativeGraceEndsTheWorkAtOnce(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{Grace: -1}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{Grace: -1})
 		w := &worker{takes: time.Hour}
 		_, _ = waitFor(t, g, time.Second, "a", w)
 		g.Leave("a")
@@ -187,7 +181,8 @@ func TestANegativeGraceEndsTheWorkAtOnce(t *testing.T) {
 
 func TestACancelledWorkIsNotJoinedAndDoesNotOverlap(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{Grace: -1}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{Grace: -1})
 		var inside, overlaps atomic.Int32
 		slowToEnd := func(ctx context.Context, _ report) (string, error) {
 			if inside.Add(1) > 1 {
@@ -220,7 +215,8 @@ func TestACancelledWorkIsNotJoinedAndDoesNotOverlap(t *testing.T) {
 
 func TestAnInterestLapses(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		w := &worker{takes: time.Hour}
 		for range 10 { // one who comes back is not forgotten
 			_, err := waitFor(t, g, time.Second, "a", w)
@@ -242,7 +238,8 @@ func TestAnInterestLapses(t *testing.T) {
 
 func TestAWaitingCallDoesNotLapse(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		w := &worker{takes: 90 * time.Minute}
 		if got, err := waitFor(t, g, 2*time.Hour, "a", w); got != "done" || err != nil {
 			t.Errorf("got %q, %v", got, err)
@@ -253,7 +250,8 @@ func TestAWaitingCallDoesNotLapse(t *testing.T) {
 // A call that a Leave overtook must not count against one that came after.
 func TestAnOvertakenCallDoesNotEndAnothersInterest(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		w := &worker{takes: 90 * time.Minute}
 		var all sync.WaitGroup
 		all.Go(func() { _, _ = waitFor(t, g, time.Minute, "a", w) })
@@ -271,7 +269,8 @@ func TestAnOvertakenCallDoesNotEndAnothersInterest(t *testing.T) {
 
 func TestTheLimitEndsWork(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{Limit: time.Minute}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{Limit: time.Minute})
 		w := &worker{takes: time.Hour}
 		_, err := waitFor(t, g, time.Hour, "a", w)
 		wantKind(t, err, nixstore.ErrBuild)
@@ -331,7 +330,8 @@ func TestCloseEndsAllAndRefusesMore(t *testing.T) {
 
 func TestRunningTellsTheOldestFirst(t *testing.T) {
 	t.Parallel()
-	bubble(t, flight.Config{}, func(t *testing.T, g *flight.Group[string]) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, flight.Config{})
 		w := &worker{takes: time.Hour}
 		started := time.Now()
 		f := g.Join(t.Context(), "z", "holder-2", w.work)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"runtime/debug"
 	"slices"
@@ -155,7 +156,7 @@ func (g *Group[V]) run(ctx context.Context, w *work[V], fn Func[V], before *work
 	// happens, or all its holders would wait for ever.
 	defer func() {
 		if r := recover(); r != nil {
-			g.cfg.Log.Error("shared work panicked", "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			g.cfg.Log.Error("shared work panicked", slog.String("panic", fmt.Sprint(r)), slog.String("stack", string(debug.Stack())))
 			err = errors.New("internal error: the work panicked; the agent's log says where")
 		}
 		if err != nil && ctx.Err() != nil {

@@ -35,7 +35,8 @@ func Open(dir string) (*Pins, error) {
 		byRoot: map[nixstore.StorePath]map[nixstore.Holder]struct{}{},
 	}
 	for _, kind := range kinds() {
-		if err := os.MkdirAll(filepath.Join(dir, string(kind)), 0o755); err != nil { //nolint:gosec // Nix's collector may run as another user
+		// Everybody may read what the roots are, as in Nix's own folders.
+		if err := os.MkdirAll(filepath.Join(dir, string(kind)), 0o755); err != nil {
 			return nil, fmt.Errorf("making the folders of pins: %w", err)
 		}
 		if err := p.load(kind); err != nil {

@@ -204,7 +204,7 @@ func TestFault17ACollectionThatSawThePinTooEarly(t *testing.T) {
 		deleting := takes("collect", time.Minute)
 		r.store.SetHook(func(ctx context.Context, s storetest.Step) error {
 			if s.Op == "build" && s.Path == curl.Path && r.store.Count("collect", nixstore.StorePath{}) == 0 {
-				collector.Go(func() { r.collect(t) })
+				collector.Go(func() { r.collect(t) }) //nolint:contextcheck // the collector is somebody else
 			}
 			return errors.Join(building(ctx, s), deleting(ctx, s))
 		})

@@ -1,6 +1,7 @@
 package provide
 
 import (
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -161,7 +162,7 @@ func (p *Provider) pinForFlight(l *lease, path nixstore.StorePath) error {
 func (p *Provider) dropFlightPins(drop []nixstore.Holder) {
 	for _, h := range drop {
 		if err := p.cfg.Pins.Drop(h); err != nil {
-			p.log.Error("dropping the pin of a flight", "pin", h.Name, "error", err)
+			p.log.Error("dropping the pin of a flight", slog.String("pin", h.Name), slog.Any("error", err))
 		}
 	}
 }

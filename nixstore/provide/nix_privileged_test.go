@@ -31,39 +31,39 @@ type nixRig struct {
 	*provide.Provider
 }
 
-func newNixRig(t testing.TB) *nixRig {
-	t.Helper()
-	nixtest.Require(t)
-	r := &nixRig{dir: nixtest.StateDir(t), eval: &storetest.Evaluator{}}
+func newNixRig(tb testing.TB) *nixRig {
+	tb.Helper()
+	nixtest.Require(tb)
+	r := &nixRig{dir: nixtest.StateDir(tb), eval: &storetest.Evaluator{}}
 	var err error
-	r.store, err = nixcli.Open(t.Context(), nixcli.Config{
+	r.store, err = nixcli.Open(tb.Context(), nixcli.Config{
 		StateDir: r.dir, OperatorConf: "/nonexistent", Options: map[string]string{"substituters": ""},
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.store.Run(ctx) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel()
 		if err := errors.Join(<-ended, r.store.Close()); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	for deadline := time.Now().Add(time.Minute); r.store.Version() == ""; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("the daemon does not come up")
+			tb.Fatal("the daemon does not come up")
 		}
 	}
 	if r.pins, err = pins.Open(filepath.Join(r.dir, "nix/var/nix/gcroots/closured")); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	r.Provider, err = provide.New(provide.Config{Store: r.store, Pins: r.pins, Evaluator: r.eval})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(r.Close)
+	tb.Cleanup(r.Close)
 	return r
 }
 

@@ -30,7 +30,7 @@ func (p *Provider) resolve(ctx context.Context, src nixstore.Source) (nixstore.S
 }
 
 func (p *Provider) check(src nixstore.Source) error {
-	empty := false
+	var empty bool
 	switch src.Kind {
 	case nixstore.SourceStorePath:
 		empty = len(src.Paths) == 0 || slices.ContainsFunc(src.Paths, nixstore.StorePath.IsZero)

@@ -26,9 +26,9 @@ func (h memoryHarness) Root(_ testing.TB, p nixstore.StorePath) (remove func()) 
 	return h.m.AddRoot(p)
 }
 
-func (h memoryHarness) Collect(t testing.TB) {
-	t.Helper()
-	if err := h.m.Collect(t.Context()); err != nil {
-		t.Errorf("collecting: %v", err)
+func (h memoryHarness) Collect(tb testing.TB) {
+	tb.Helper()
+	if err := h.m.Collect(tb.Context()); err != nil {
+		tb.Errorf("collecting: %v", err)
 	}
 }

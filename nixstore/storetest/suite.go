@@ -40,13 +40,19 @@ const (
 	Hangs    Behaviour = "hangs" // for ten minutes at least
 )
 
+// trial is one case: the test and its store.
+type trial struct {
+	*testing.T
+	Harness
+}
+
 // Run runs the suite. newHarness makes an empty store for each case and cleans
 // up by t.Cleanup.
 func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 	t.Helper()
 	cases := []struct {
 		name string
-		run  func(*testing.T, Harness)
+		run  func(trial)
 	}{
 		{"a closure holds all that its root refers to, sorted", testClosure},
 		{"what is not valid is not found", testNotFound},
@@ -69,6 +75,6 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"what is valid and rooted in a hold stays through a storm of collections", testStorm},
 	}
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) { c.run(t, newHarness(t)) })
+		t.Run(c.name, func(t *testing.T) { c.run(trial{t, newHarness(t)}) })
 	}
 }
