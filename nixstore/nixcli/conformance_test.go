@@ -19,6 +19,7 @@ import (
 
 func TestStoreConforms(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		t.Helper()
 		dir := nixtest.StateDir(t)
 		store := open(t, offline(dir))
 		// A collection of the suite must not hit the trial build of the start.
