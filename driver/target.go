@@ -35,8 +35,8 @@ func checkTarget(kubeletDir, target string) (podUID string, err error) {
 	}
 	uid, ok := kubeletTarget(kubeletDir, target)
 	if !ok {
-		return "", invalid("is --kubelet-dir right for this node?",
-			"the target path %s is not %s/pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount", nixstore.Quote(target), kubeletDir)
+		return "", invalid("is --kubelet-dir right for this node? It is "+kubeletDir+", and kubelet's targets are pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount below it",
+			"the target path %s is not one of kubelet's", nixstore.Quote(target))
 	}
 	return uid, nil
 }
