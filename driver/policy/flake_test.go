@@ -90,8 +90,8 @@ func TestFlakePatternsRefuse(t *testing.T) {
 		"github:our-org/app/" + commit: {"github:our-org/app/" + strings.Replace(commit, "0", "1", 1), "github:our-org/app/" + commit[:8]},
 		"github:our-org/**":            {"github:our-org-evil/app", "github:our-org", "github:our-org/../evil/x", "github:our-org/app?host=evil", "github:evil/our-org/app"},
 		// The node's disk is not "every reference": it needs a pattern of its own.
-		"*":                            {"path:/etc", "PATH:/etc", "/etc", "./x", "~/x", "git+file:///srv/x", "file:///x.tar.gz"},
-		"flake:nixpkgs":                {"flake:nixpkgs-evil", "nixpkgsevil#x", "/nixpkgs", "nixpkgs/nixos-24.05/" + commit, "path:nixpkgs", "./nixpkgs"},
+		"*":             {"path:/etc", "PATH:/etc", "/etc", "./x", "~/x", "git+file:///srv/x", "file:///x.tar.gz"},
+		"flake:nixpkgs": {"flake:nixpkgs-evil", "nixpkgsevil#x", "/nixpkgs", "nixpkgs/nixos-24.05/" + commit, "path:nixpkgs", "./nixpkgs"},
 		"git+https://git.our.org/**": {
 			"git+https://git.our.org.evil.example/a", "git+https://git.our.org@evil.example/a", "git+https://git.our.org:x@evil.example/a",
 			"git+https://u@git.our.org/a", "git+http://git.our.org/a", "git+https://git.our.org", "git+https://git.our.org/", "git+https://git.our.org/a/../b",
