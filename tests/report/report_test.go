@@ -46,9 +46,14 @@ func TestSummaryCountsLeavesAndNamesReasons(t *testing.T) {
 			want: "\nfailed:\n  p A/b\n\n0 passed, 1 failed, 0 skipped\n", fails: true,
 		},
 		{
-			name:   "nothing at all is no success",
+			name:   "no test at all is no success",
 			events: `{"Action":"skip","Package":"p"}`,
 			want:   "\n0 passed, 0 failed, 0 skipped\n", fails: true,
+		},
+		{
+			name:   "a step that ended before its first test is one failure",
+			events: "go: updates to go.mod needed\n",
+			want:   "\nfailed:\n  events holds no result\n\n0 passed, 1 failed, 0 skipped\n", fails: true,
 		},
 	}
 	for _, tt := range tests {
