@@ -29,7 +29,6 @@ func (a *agent) register() {
 		gauge("pins", "Garbage collector roots of volumes and images.", func() float64 { return float64(a.pins.Count()) }),
 		gauge("volumes", "Volumes that hold a pin.", func() float64 { return float64(a.driver.Volumes()) }),
 		gauge("ready", "Whether volumes can be published now.", func() float64 { return truth(a.ready() == nil) }),
-		gauge("policy_ok", "Whether the policy file could be read when it last changed.", func() float64 { return truth(a.policy == nil || a.policy.Problem() == nil) }),
 		gauge("store_bytes", "Size of the store's file system.", func() float64 { return a.disk().total }),
 		gauge("store_free_bytes", "Free space of the store's file system.", func() float64 { return a.disk().free }),
 		gauge("store_free_inodes", "Free inodes of the store's file system.", func() float64 { return a.disk().inodes }),

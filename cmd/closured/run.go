@@ -131,7 +131,7 @@ func (a *agent) openProvider(context.Context) (err error) {
 func (a *agent) openDriver(context.Context) (err error) {
 	var rules driver.Policy = policy.Default()
 	if a.cfg.policyFile != "" {
-		a.policy, err = policy.OpenFile(policy.FileConfig{Path: a.cfg.policyFile, Log: a.component("policy")})
+		a.policy, err = policy.OpenFile(policy.FileConfig{Path: a.cfg.policyFile, Log: a.component("policy"), Registerer: a.metrics})
 		if err != nil {
 			return err
 		}

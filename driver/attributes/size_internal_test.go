@@ -1,7 +1,6 @@
 package attributes
 
 import (
-	"math/big"
 	"strings"
 	"testing"
 )
@@ -18,37 +17,6 @@ func TestParseSizeRefuses(t *testing.T) {
 			t.Errorf("parseSize(%q) = %d, want a problem", s, got)
 		}
 	}
-}
-
-// FuzzParseSize compares the sizes that are accepted with exact arithmetic.
-func FuzzParseSize(f *testing.F) {
-	for _, s := range []string{"10Gi", "500Mi", "1G", "1.5Gi", "1048576.000001", "0001M", "1.999999999999999999Ti"} {
-		f.Add(s)
-	}
-	units := map[string]int64{
-		"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
-		"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50,
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		got, problem := parseSize(s)
-		if problem != "" {
-			return
-		}
-		digits := strings.TrimRight(s, "kKMGTPi")
-		value, ok := new(big.Rat).SetString(digits)
-		unit, known := units[s[len(digits):]]
-		if !ok || !known {
-			t.Fatalf("parseSize(%q) = %d accepts what is no size", s, got)
-		}
-		value.Mul(value, new(big.Rat).SetInt64(unit))
-		want, rest := new(big.Int).QuoRem(value.Num(), value.Denom(), new(big.Int))
-		if rest.Sign() > 0 {
-			want.Add(want, big.NewInt(1))
-		}
-		if want.Cmp(big.NewInt(got)) != 0 || got < MinSizeLimitBytes || got > MaxSizeLimitBytes {
-			t.Errorf("parseSize(%q) = %d, want %s", s, got, want)
-		}
-	})
 }
 
 func TestNearestFindsWhatWasMeant(t *testing.T) {
