@@ -107,6 +107,12 @@ func buildRules() []rule {
 		{`(?:building of ` + drv + ` from \.drv file )?(timed out after \d+ seconds(?: of silence)?)`, timedOut},
 		{`hash mismatch in fixed-output derivation ` + drv + `: +(specified: \S+ +got: +\S+)`, fixedOutput},
 		{`a '[^']*' with features \{[^}]*\} is required to build ` + drv + `(.*)`, cannotBuildHere},
+		{`derivation ` + drv + ` has '__noChroot' set`, asksForTheNode},
+		{`derivation ` + drv + ` requested impure path`, asksForTheNode},
+		{`cycle detected in build of ` + drv, wrongOutput},
+		{`output '(/nix/store/[^']*)' is not allowed to refer to`, wrongOutput},
+		// A path below the build's own root, which the message must not tell.
+		{`(?:file|output path|suspicious ownership or permission on) '[^']*(/nix/store/[^'/]*\.drv)\.chroot/[^']*'`, wrongOutput},
 		{`(?:cannot build missing derivation|failed to obtain derivation of|don't know how to build[^']*) ` + drv, derivationGone},
 	}
 }
@@ -136,6 +142,16 @@ func fixedOutput(m []string, _ *account) *nixstore.Failure {
 func cannotBuildHere(m []string, _ *account) *nixstore.Failure {
 	return nixstore.Fail(nixstore.ErrBuild, "build it elsewhere and push it to a binary cache",
 		"%s is for another system or needs features that this node lacks", m[1])
+}
+
+func asksForTheNode(m []string, _ *account) *nixstore.Failure {
+	return nixstore.Fail(nixstore.ErrBuild, "remove __noChroot and __impureHostDeps from the package",
+		"%s asks for more of the node than a sandbox shows", m[1])
+}
+
+func wrongOutput(m []string, _ *account) *nixstore.Failure {
+	return nixstore.Fail(nixstore.ErrBuild, "mend the package: it may make files, folders and links, and refer to what it allows",
+		"what was built for %s cannot be in a store", m[1])
 }
 
 func derivationGone(m []string, _ *account) *nixstore.Failure {
