@@ -28,7 +28,7 @@ func expression(i int, text string) agent.Volume {
 // evaluating starts an agent whose evaluations have little time and memory.
 func evaluating(t *testing.T, flags ...string) node {
 	t.Helper()
-	args := offline("--policy", policyFile(t, allowAll), "--eval-memory", "512Mi", "--eval-timeout", "4s")
+	args := offline("--policy", policyFile(t, allowAll), "--eval-memory", "512Mi", "--eval-timeout", "8s")
 	return start(t, agent.Config{PackageSet: packageSet(t, sourceSet), Args: append(args, flags...)})
 }
 
@@ -144,7 +144,7 @@ func TestFault36EvaluationsWithoutEnd(t *testing.T) {
 		"deep recursion":            {`let f = x: 1 + f (x + 1); in f 1`, "stack overflow"},
 		"a list of 100 GB":          {`builtins.length (builtins.genList (x: x) 12500000000)`, "more than 512 MiB of memory"},
 		"a list that grows":         {`builtins.foldl' (a: x: a ++ [ x a ]) [ ] (builtins.genList (x: x) 1000000)`, "more than 512 MiB of memory"},
-		"a loop without end":        {endlessLoop, "longer than 4 s"},
+		"a loop without end":        {endlessLoop, "longer than 8 s"},
 		"a huge message":            {`let f = n: s: if n == 0 then s else f (n - 1) (s + s); in throw (f 23 "x")`, "64 KiB"},
 		"a flood of traces":         {`builtins.foldl' (a: x: builtins.trace "y" a) (throw "the end") (builtins.genList (x: x) 200000)`, "the expression"},
 		"more derivations than one": {`builtins.genList (n: derivation { name = "x${toString n}"; system = "s"; builder = "b"; }) 1100`, "1100 derivations"},
@@ -191,7 +191,7 @@ func TestFault36OthersGoOnBesideAnEndlessEvaluation(t *testing.T) {
 		answer <- err
 	default:
 	}
-	first := requireRefusal(t, <-answer, failed, "longer than 4 s")
+	first := requireRefusal(t, <-answer, failed, "longer than 8 s")
 	n.requireIdle()
 
 	evaluations := n.metric("closured_evaluations_total")
