@@ -84,7 +84,15 @@ func shows(pid int, ownNamespace, dir string) bool {
 		return false
 	}
 	mounts, _ := os.ReadFile(base + "/mountinfo")
-	return bytes.Contains(mounts, []byte(dir+"/"))
+	for line := range bytes.Lines(mounts) {
+		// A namespace that was merely copied, as that of each Nix daemon, has our
+		// mounts at our places; a root of its own has something of ours elsewhere.
+		fields := strings.Fields(string(line)) // proc(5): the fourth is the part that is shown, the fifth where
+		if len(fields) > 4 && strings.Contains(fields[3], dir+"/") && !strings.Contains(fields[4], dir) {
+			return true
+		}
+	}
+	return false
 }
 
 // builders gives the builders that run now whose environment holds marker, such
