@@ -5,6 +5,7 @@ package integration_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,7 +25,8 @@ func TestFault17And18CollectingWhilePublishing(t *testing.T) {
 	t.Parallel()
 	const (
 		publishes = 200
-		pods      = 4 // at a time
+		pods      = 4  // at a time
+		run       = 10 // so often the same closure, which goes and comes meanwhile
 		closures  = 12
 		patience  = 2 * time.Minute
 	)
@@ -41,7 +43,7 @@ func TestFault17And18CollectingWhilePublishing(t *testing.T) {
 	collections := n.collectInALoop()
 
 	each(pods, publishes, func(i int) {
-		name := "c" + strconv.Itoa(i/pods%closures)
+		name := "c" + strconv.Itoa(i/run%closures)
 		v := agent.Packages(i, name)
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
@@ -60,7 +62,7 @@ func TestFault17And18CollectingWhilePublishing(t *testing.T) {
 	collected, deleted := collections()
 	again := n.metric("closured_realisations_total") - closures - 2
 	t.Logf("%d collections deleted %d paths beside %d publishes; %.0f closures were realised again", collected, deleted, publishes, again)
-	if collected < 10 || deleted < 20 || again < 20 {
+	if collected < 10 || deleted < 20 || again < 10 {
 		t.Error("that is too little to show anything")
 	}
 	stopReading()
@@ -93,7 +95,7 @@ func requireWholeVolume(t *testing.T, target, name string) {
 // until stop, which gives how often it ran and how many paths it deleted.
 func (n node) collectInALoop() (stop func() (collected, deleted int)) {
 	n.t.Helper()
-	const pause = 30 * time.Millisecond
+	const pauseMax = 100 * time.Millisecond
 	var over atomic.Bool
 	done := make(chan struct{})
 	collected, deleted := 0, 0
@@ -108,7 +110,7 @@ func (n node) collectInALoop() (stop func() (collected, deleted int)) {
 			}
 			collected++
 			deleted += strings.Count(string(out), "deleting '/nix/store/")
-			time.Sleep(pause)
+			time.Sleep(rand.N(pauseMax))
 		}
 	}()
 	stop = func() (int, int) { over.Store(true); <-done; return collected, deleted }
