@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -81,11 +82,26 @@ func TestFault45WritableVolumeIsPrivate(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(n.StateDir(), "writable")); err != nil || len(left) > 0 {
 		t.Errorf("layers are left: %v, %v", left, err)
 	}
+	n.requireNoLoops()
 	n.publish(one) // afresh
 	if _, err := os.Lstat(in(one, "store/new")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the pod after it sees what the first wrote: %v", err)
 	}
 	n.unpublish(one)
+}
+
+// requireNoLoops checks that no loop device shows a file of the node any more.
+func (n node) requireNoLoops() {
+	n.t.Helper()
+	eventually(n.t, 10*time.Second, "the end of the loop devices", func() error {
+		files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		for _, file := range files {
+			if name, readErr := os.ReadFile(file); readErr == nil && strings.HasPrefix(string(name), n.Dir()) {
+				return fmt.Errorf("%s shows %s", file, name)
+			}
+		}
+		return err
+	})
 }
 
 func requireSame(t *testing.T, before, after map[string]string) {
