@@ -11,7 +11,9 @@
 //
 // All methods may be called concurrently. A publish try-locks its volume and its
 // target and answers Aborted when either is taken. An unpublish cancels a publish
-// of the same volume and waits for it. The package starts no goroutine.
+// of the same volume and waits for it. The only goroutine is that of a publish
+// which waits for its closure and tells the pod's people about it (Config.Events);
+// it ends before the call does.
 //
 // # Crashes
 //
@@ -19,5 +21,6 @@
 // honest: a pin is there before its mount, and goes after it. So whatever a kill
 // leaves is a pin without mount (kept for kubelet's next call or released) or
 // nothing. [Driver.Recover] repairs both at start. The only memory is which
-// holder an unfinished publish asked for; that work dies with the process.
+// holder an unfinished publish asked for, and what its pod was told; the work dies
+// with the process, and the next one tells anew.
 package driver

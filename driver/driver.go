@@ -11,6 +11,7 @@ import (
 
 	"github.com/closured/closured/driver/policy"
 	"github.com/closured/closured/driver/view"
+	"github.com/closured/closured/internal/redact"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/nixstore/pins"
 )
@@ -85,7 +86,11 @@ type Config struct {
 	Ready func() error
 	// HostUsers is asked for pods that do not say hostUsers themselves; nil: nobody is asked.
 	HostUsers HostUsers
-	Log       *slog.Logger // nil: discard
+	// Events hears of volumes whose closure is not on the node yet; nil: nobody does.
+	Events   Events
+	Flights  Flights      // required with Events
+	Closures Closures     // for the sizes in events; nil: they name none
+	Log      *slog.Logger // nil: discard
 }
 
 // Limits of waiting.
@@ -112,6 +117,8 @@ type Driver struct {
 	log      *slog.Logger
 	locks    *locks
 	interest *interest
+	stories  *stories
+	words    *redact.Redactor // for events; nil when nobody hears of them
 }
 
 var (
@@ -137,7 +144,11 @@ func New(cfg Config) (*Driver, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Driver{cfg: cfg, log: log, locks: newLocks(), interest: newInterest()}, nil
+	d := &Driver{cfg: cfg, log: log, locks: newLocks(), interest: newInterest(), stories: newStories()}
+	if cfg.Events != nil {
+		d.words = redact.New()
+	}
+	return d, nil
 }
 
 // nodeIDMax is the longest node id in bytes (CSI spec, NodeGetInfoResponse.node_id).
@@ -159,6 +170,7 @@ func (c Config) validate() error {
 	require(c.Pins != nil, "Pins is missing")
 	require(c.Views != nil, "Views is missing")
 	require(c.Policy != nil, "Policy is missing")
+	require(c.Events == nil || c.Flights != nil, "Flights is missing, and Events needs it")
 	return errors.Join(problems...)
 }
 

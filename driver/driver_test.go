@@ -30,8 +30,8 @@ func mustNew(t *testing.T, cfg driver.Config) *driver.Driver {
 
 func TestNewTellsEveryProblem(t *testing.T) {
 	t.Parallel()
-	_, err := driver.New(driver.Config{KubeletDir: "var/lib/kubelet/", NodeID: strings.Repeat("n", 193)})
-	for _, want := range []string{"Name", "NodeID", "KubeletDir", "Provider", "Pins", "Views", "Policy"} {
+	_, err := driver.New(driver.Config{KubeletDir: "var/lib/kubelet/", NodeID: strings.Repeat("n", 193), Events: &drivertest.Events{}})
+	for _, want := range []string{"Name", "NodeID", "KubeletDir", "Provider", "Pins", "Views", "Policy", "Flights"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("nothing is said about %s: %v", want, err)
 		}
@@ -166,6 +166,7 @@ func TestUserNamespaceIsAskedOfTheCluster(t *testing.T) {
 		{"the cluster says no", "", hostUsers{known: true, host: true}, false},
 		{"the cluster does not know", "", hostUsers{}, false},
 		{"the cluster is away", "", hostUsers{err: errors.New("away")}, false},
+		{"the pod says no, and is not doubted", "true", hostUsers{known: true, host: false}, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()

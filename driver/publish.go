@@ -125,20 +125,29 @@ func (d *Driver) bring(ctx context.Context, r request) error {
 	if err := d.checkOpens(r.target); err != nil {
 		return err // before the work, not after it
 	}
+	n := d.narrate(r, attrs.Pod)
+	defer n.stop() // also when the work panics
+	root, err := d.realiseAndMount(ctx, r, attrs, build)
+	n.end(ctx, root, err)
+	return err
+}
+
+// realiseAndMount is what may take time of bring.
+func (d *Driver) realiseAndMount(ctx context.Context, r request, attrs attributes.Attributes, build bool) (nixstore.StorePath, error) {
 	realised, err := d.provide(ctx, r, attrs.Source, build)
 	if err != nil {
-		return err
+		return nixstore.StorePath{}, err
 	}
 	if ctx.Err() != nil {
-		return interrupted(ctx, r)
+		return nixstore.StorePath{}, interrupted(ctx, r)
 	}
-	return d.mount(ctx, r, view.Volume{
+	return realised.Root, d.mount(ctx, r, view.Volume{
 		ID:             r.id,
 		Root:           realised.Root,
 		Registration:   realised.Registration,
 		Writable:       attrs.Writable,
 		SizeLimitBytes: attrs.SizeLimitBytes,
-		UserNamespace:  d.userNamespace(ctx, attrs),
+		UserNamespace:  d.userNamespace(ctx, r, attrs),
 	})
 }
 
@@ -279,8 +288,8 @@ func budget(ctx context.Context) time.Duration {
 // own word comes first; the cluster is asked for the others. When it does not
 // answer, the pod gets the redirect overlay: the view that promises more, and
 // that at worst a container runtime refuses to map.
-func (d *Driver) userNamespace(ctx context.Context, attrs attributes.Attributes) bool {
-	if attrs.UserNamespace || d.cfg.HostUsers == nil || attrs.Pod.Name == "" {
+func (d *Driver) userNamespace(ctx context.Context, r request, attrs attributes.Attributes) bool {
+	if _, said := r.context[attributes.KeyHostUsers]; said || d.cfg.HostUsers == nil || attrs.Pod.Name == "" {
 		return attrs.UserNamespace
 	}
 	ctx, cancel := context.WithTimeout(ctx, hostUsersTimeout)

@@ -81,44 +81,56 @@ func toStatus(err error) error {
 // message gives what a user reads of err: the words of its failures, without the
 // way that they took through the program. Several are told one after the other.
 func message(err error) string {
-	texts := failureTexts(err)
+	var texts []string
+	for _, f := range failures(err) {
+		texts = append(texts, f.Error())
+	}
 	if len(texts) == 0 {
 		texts = []string{err.Error()}
 	}
 	return tame(strings.Join(texts, "; also: "))
 }
 
-// failureTexts gives the texts of the outermost failures in err's tree, in its order.
-func failureTexts(err error) []string {
+// failures gives the outermost failures in err's tree, in its order.
+func failures(err error) []*nixstore.Failure {
 	switch e := err.(type) { //nolint:errorlint // it walks the tree that errors.As walks
 	case *nixstore.Failure:
-		return []string{e.Error()}
+		return []*nixstore.Failure{e}
 	case interface{ Unwrap() error }:
-		return failureTexts(e.Unwrap())
+		return failures(e.Unwrap())
 	case interface{ Unwrap() []error }:
-		var texts []string
+		var all []*nixstore.Failure
 		for _, inner := range e.Unwrap() {
-			texts = append(texts, failureTexts(inner)...)
+			all = append(all, failures(inner)...)
 		}
-		return texts
+		return all
 	}
 	return nil
 }
 
-// tame makes foreign text fit for an event: valid UTF-8 of at most messageMax
-// bytes, on one line, with nothing that moves a terminal's cursor.
-func tame(text string) string {
-	text = strings.Map(func(r rune) rune {
+// tame makes foreign text fit for an event: plain, and of at most messageMax bytes.
+func tame(text string) string { return cutEnd(plain(text), messageMax) }
+
+// plain makes text valid UTF-8 on one line, with nothing that moves a terminal's
+// cursor.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
 		if !unicode.IsGraphic(r) { // control and format characters, line and paragraph separators
 			return ' '
 		}
 		return r
 	}, strings.ToValidUTF8(text, "�"))
-	const ellipsis = "…"
-	if len(text) <= messageMax {
+}
+
+// ellipsis stands for what was cut off.
+const ellipsis = "…"
+
+// cutEnd gives the first bytes of a text, to the border of a character.
+func cutEnd(text string, limit int) string {
+	if len(text) <= limit {
 		return text
 	}
-	cut := messageMax - len(ellipsis)
+	cut := limit - len(ellipsis)
 	for !utf8.RuneStart(text[cut]) {
 		cut--
 	}

@@ -44,6 +44,7 @@ func (d *Driver) unpublish(ctx context.Context, req *csi.NodeUnpublishVolumeRequ
 			return err
 		}
 	}
+	d.stories.drop(id)
 	return nil
 }
 

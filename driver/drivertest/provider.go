@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/nixstore/pins"
+	"github.com/closured/closured/nixstore/provide"
 )
 
 // Root gives the store path that the provider has for a name.
@@ -28,15 +30,24 @@ type Provider struct {
 
 	pins *pins.Pins
 
-	mu         sync.Mutex               // guards what follows
-	ready      map[string]chan struct{} // by name: closed when the closure is there
-	lost       map[string]bool          // names whose store path is gone
+	mu         sync.Mutex       // guards what follows
+	works      map[string]*work // by name
+	lost       map[string]bool  // names whose store path is gone
 	interested map[nixstore.Holder]bool
 	provided   int
 }
 
+// work is the realisation of one closure. It takes off when somebody waits for it.
+type work struct {
+	done     chan struct{} // closed when it has ended
+	err      error         // how; read after done
+	started  time.Time
+	progress nixstore.Progress
+	waiting  map[nixstore.Holder]bool
+}
+
 func newProvider(p *pins.Pins) *Provider {
-	return &Provider{pins: p, ready: map[string]chan struct{}{}, lost: map[string]bool{}, interested: map[nixstore.Holder]bool{}}
+	return &Provider{pins: p, works: map[string]*work{}, lost: map[string]bool{}, interested: map[nixstore.Holder]bool{}}
 }
 
 // Add makes closures that are in the store.
@@ -48,11 +59,62 @@ func (p *Provider) Add(names ...string) {
 
 // AddSlow makes a closure that can be realised, and is when finish is called.
 func (p *Provider) AddSlow(name string) (finish func()) {
+	end := p.AddEnding(name)
+	return func() { end(nil) }
+}
+
+// AddEnding makes a closure whose realisation ends, well or with an error, when
+// end is called first. Adding it again starts all over.
+func (p *Provider) AddEnding(name string) (end func(error)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	done := make(chan struct{})
-	p.ready[name] = done
-	return sync.OnceFunc(func() { close(done) })
+	w := &work{done: make(chan struct{}), waiting: map[nixstore.Holder]bool{}}
+	p.works[name] = w
+	var once sync.Once
+	return func(err error) {
+		once.Do(func() {
+			w.err = err
+			close(w.done)
+		})
+	}
+}
+
+// SetProgress says how far the realisation of a closure is.
+func (p *Provider) SetProgress(name string, progress nixstore.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.works[name].progress = progress
+}
+
+// Running gives the realisations that somebody waits for, or did.
+func (p *Provider) Running() []provide.Running {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []provide.Running
+	for _, name := range slices.Sorted(maps.Keys(p.works)) {
+		w := p.works[name]
+		if w.started.IsZero() || isClosed(w.done) {
+			continue
+		}
+		var holders []string
+		for h := range w.waiting {
+			if p.interested[h] {
+				holders = append(holders, string(h.Kind)+"/"+h.Name)
+			}
+		}
+		slices.Sort(holders)
+		all = append(all, provide.Running{Source: "packages " + name, Started: w.started, Holders: holders, Progress: w.progress})
+	}
+	return all
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // Lost takes a closure out of the store, as a hand or a broken disk does. No
@@ -101,7 +163,7 @@ func (p *Provider) realise(ctx context.Context, req nixstore.Request) (nixstore.
 		name = req.Source.Paths[0].Name()
 	}
 	p.mu.Lock()
-	done, known := p.ready[name]
+	w, known := p.works[name]
 	if p.lost[name] {
 		known = known && req.Source.Kind != nixstore.SourceStorePath
 		name += "-2"
@@ -111,8 +173,17 @@ func (p *Provider) realise(ctx context.Context, req nixstore.Request) (nixstore.
 		return nixstore.StorePath{}, nixstore.Fail(nixstore.ErrNotFound, "check its spelling", "there is no closure of that name")
 	}
 	p.setInterest(req.Holder, true)
+	p.mu.Lock()
+	w.waiting[req.Holder] = true
+	if w.started.IsZero() {
+		w.started = time.Now()
+	}
+	p.mu.Unlock()
 	select {
-	case <-done:
+	case <-w.done:
+		if w.err != nil {
+			return nixstore.StorePath{}, w.err
+		}
 		return Root(name), nil
 	case <-ctx.Done():
 		return nixstore.StorePath{}, nixstore.Fail(nixstore.ErrBusy, "", "the flight goes on: %s", ctx.Err())

@@ -34,8 +34,9 @@ type registration struct {
 	info *registerapi.PluginInfo // never changes: GetInfo must answer within a second
 	log  *slog.Logger
 
-	mu      sync.Mutex // guards refused
+	mu      sync.Mutex // guards what follows
 	refused error      // kubelet's last word; nil when it took us, or has not come yet
+	taken   bool       // kubelet's last word was that it took us
 }
 
 // registrationSocket gives the path of the second socket.
@@ -94,7 +95,7 @@ func (r *registration) NotifyRegistrationStatus(
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.refused = refused
+	r.refused, r.taken = refused, refused == nil
 	return &registerapi.RegistrationStatusResponse{}, nil
 }
 
@@ -102,4 +103,17 @@ func (r *registration) refusal() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.refused
+}
+
+// Registered tells whether pods can use the driver as far as kubelet is
+// concerned: its last word was that it took us, or there is no kubelet to ask.
+// By then kubelet has also named the driver in the node's CSINode object
+// (k8s.io/kubernetes pkg/volume/csi/csi_plugin.go, RegisterPlugin).
+func (s *Server) Registered() bool {
+	if s.registrar == nil {
+		return true
+	}
+	s.registrar.mu.Lock()
+	defer s.registrar.mu.Unlock()
+	return s.registrar.taken
 }

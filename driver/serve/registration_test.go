@@ -62,7 +62,13 @@ func TestRefusedRegistrationIsNotReady(t *testing.T) {
 	cfg := registered(dir, &driver{})
 	cfg.Log = log.logger(0)
 	r := run(t, cfg)
+	if r.server.Registered() {
+		t.Error("registered before kubelet came")
+	}
 	kubelet(t, dir, "no such driver")
+	if r.server.Registered() {
+		t.Error("registered when kubelet refused")
+	}
 	err := r.server.Ready()
 	if err == nil || !strings.Contains(err.Error(), "no such driver") || !strings.Contains(err.Error(), "csi.sock") {
 		t.Errorf("Ready after a refusal: %v", err)
@@ -73,6 +79,9 @@ func TestRefusedRegistrationIsNotReady(t *testing.T) {
 	kubelet(t, dir, "") // kubelet tries again by itself
 	if err := r.server.Ready(); err != nil {
 		t.Errorf("Ready after kubelet came round: %v", err)
+	}
+	if !r.server.Registered() {
+		t.Error("not registered when kubelet came round")
 	}
 }
 
