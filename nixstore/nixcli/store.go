@@ -52,7 +52,7 @@ func (s *Store) findPrograms() error {
 	var problems []error
 	for _, program := range programs {
 		if _, err := exec.LookPath(filepath.Join(s.cfg.BinDir, program)); err != nil {
-			problems = append(problems, nixstore.Fail(nixstore.ErrUnavailable, "install Nix, or name the folder of its programs",
+			problems = append(problems, nixstore.Fail(nixstore.ErrUnavailable, "install Nix (on Debian: apt-get install nix-bin), or put it in PATH",
 				"the program %s is not found", program))
 		}
 	}
