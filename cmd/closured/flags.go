@@ -21,24 +21,26 @@ const defaultPackageSet = "github:NixOS/nixpkgs/8fd9daa3db09ced9700431c5b7ad0e8b
 
 // config is what the flags say.
 type config struct {
-	endpoint    string
-	driverName  string
-	nodeName    string
-	stateDir    string
-	storeRoot   string
-	kubeletDir  string
-	httpAddress string
-	packageSet  string
-	policyFile  string
-	daemon      string
-	allowIFD    bool
-	substituter list
-	trustedKey  list
-	nixOption   list
-	evalMemory  size
-	evalTimeout time.Duration
-	logLevel    slog.Level
-	version     bool
+	endpoint     string
+	driverName   string
+	nodeName     string
+	stateDir     string
+	storeRoot    string
+	kubeletDir   string
+	httpAddress  string
+	packageSet   string
+	policyFile   string
+	daemon       string
+	kubeconfig   string
+	startupTaint string
+	allowIFD     bool
+	substituter  list
+	trustedKey   list
+	nixOption    list
+	evalMemory   size
+	evalTimeout  time.Duration
+	logLevel     slog.Level
+	version      bool
 }
 
 // parseFlags reads the command line. The error is flag.ErrHelp when help was
@@ -61,6 +63,8 @@ func parseFlags(args []string, nodeName string, out io.Writer) (config, error) {
 	fs.Var(&c.trustedKey, "trusted-public-key", "`key` whose signatures are trusted, repeatable; default: nix.conf's")
 	fs.Var(&c.nixOption, "nix-option", "`name=value` for nix.conf, repeatable; sandbox and signatures cannot be turned off")
 	fs.StringVar(&c.daemon, "nix-daemon-socket", "", "`socket` of a Nix daemon that serves the store; default: the agent runs its own")
+	fs.StringVar(&c.kubeconfig, "kubeconfig", "", "`file` that says where the API server is; default: the pod's service account, or no Kubernetes where there is none")
+	fs.StringVar(&c.startupTaint, "startup-taint", "closured.dev/agent-not-ready", "`key` of the taint that is removed from the own node when volumes can be published; empty: none")
 	fs.BoolVar(&c.allowIFD, "allow-import-from-derivation", false, "let evaluations build what they then read")
 	fs.Var(&c.evalMemory, "eval-memory", "address space of one evaluation, a `size` such as 2Gi")
 	fs.DurationVar(&c.evalTimeout, "eval-timeout", time.Minute, "an evaluation that takes longer is ended")
@@ -86,6 +90,7 @@ func (c config) complete() (config, error) {
 	var problems []error
 	for _, f := range []struct{ name, value string }{
 		{"state-dir", c.stateDir}, {"store-root", c.storeRoot}, {"kubelet-dir", c.kubeletDir}, {"nix-daemon-socket", c.daemon},
+		{"kubeconfig", c.kubeconfig},
 	} {
 		if f.value != "" && (!filepath.IsAbs(f.value) || filepath.Clean(f.value) != f.value) {
 			problems = append(problems, fmt.Errorf("--%s %q: give an absolute path without .. and double slashes", f.name, f.value))
@@ -99,6 +104,9 @@ func (c config) complete() (config, error) {
 	}
 	if c.evalTimeout <= 0 {
 		problems = append(problems, fmt.Errorf("--eval-timeout %s: give a positive duration such as 1m", c.evalTimeout))
+	}
+	if strings.ContainsAny(c.startupTaint, "=: ,\t\n") {
+		problems = append(problems, fmt.Errorf("--startup-taint %q: give the taint's key alone, without value and effect", c.startupTaint))
 	}
 	for _, o := range c.nixOption {
 		if name, _, ok := strings.Cut(o, "="); !ok || name == "" {

@@ -42,6 +42,8 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		"an option with a new line":  {[]string{"--nix-option", "a=b\nrequire-sigs=false"}, "one line"},
 		"a size that is none":        {[]string{"--eval-memory", "lots"}, "not a size"},
 		"a duration that is not one": {[]string{"--eval-timeout", "0s"}, "--eval-timeout"},
+		"a taint with its effect":    {[]string{"--startup-taint", "a=b:NoSchedule"}, "key alone"},
+		"a relative kubeconfig":      {[]string{"--kubeconfig", "config"}, "--kubeconfig"},
 		"an argument":                {[]string{"serve"}, "flags only"},
 		"an unknown flag":            {[]string{"--kubelet"}, "kubelet"},
 	} {

@@ -38,6 +38,12 @@ func (a *agent) register() {
 		counter("evaluations_total", "Evaluations started.", func() uint64 { return a.provider.Stats().Evaluations }),
 		counter("realisations_total", "Realisations started.", func() uint64 { return a.provider.Stats().Realisations }),
 	)
+	if r := a.cluster.recorder; r != nil {
+		a.metrics.MustRegister(
+			counter("events_sent_total", "Events that the API server took.", r.Sent),
+			counter("events_dropped_total", "Events that nobody will see.", r.Dropped),
+		)
+	}
 }
 
 type disk struct{ total, free, inodes float64 }

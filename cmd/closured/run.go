@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -45,11 +46,18 @@ type agent struct {
 	server   *serve.Server
 	ops      *opshttp.Server // nil without --http-address
 	daemon   *health.Monitor
+	cluster  cluster
 	metrics  *prometheus.Registry
 }
 
 // run owns the state directory, puts the agent together, and serves until ctx ends.
 func run(ctx context.Context, cfg config, log *slog.Logger) error {
+	if os.Geteuid() != 0 {
+		return errors.New("closured mounts file systems: start it as root")
+	}
+	if err := findKubelet(cfg.kubeletDir); err != nil {
+		return err
+	}
 	// What is in memory may hold a pod's words, and a core file is read by whoever finds it.
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
 		return fmt.Errorf("forbidding core files: %w", err)
@@ -73,9 +81,20 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	return a.serve(ctx)
 }
 
+// findKubelet makes sure that a folder that nobody made is not taken for a kubelet's.
+func findKubelet(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return fmt.Errorf("looking for the kubelet: %w; give its folder as --kubelet-dir, or --kubelet-dir \"\" to run without one", err)
+	}
+	return nil
+}
+
 // assemble makes the parts from left to right of the import order.
 func (a *agent) assemble(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{a.openStore, a.openViews, a.openProvider, a.openDriver, a.openServers} {
+	for _, step := range []func(context.Context) error{a.openStore, a.openViews, a.openProvider, a.openKubernetes, a.openDriver, a.openServers} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -137,11 +156,13 @@ func (a *agent) openDriver(context.Context) (err error) {
 		}
 		rules = a.policy
 	}
-	a.driver, err = driver.New(driver.Config{
+	cfg := driver.Config{
 		Name: a.cfg.driverName, Version: version, NodeID: a.cfg.nodeName, KubeletDir: a.cfg.kubeletDir,
 		Provider: a.provider, Pins: a.pins, Views: a.views, Policy: rules,
-		Ready: a.daemon.Err, Log: a.component("driver"),
-	})
+		Ready: a.daemon.Err, Flights: a.provider, Closures: a.store, Log: a.component("driver"),
+	}
+	a.cluster.configure(&cfg)
+	a.driver, err = driver.New(cfg)
 	return err
 }
 
@@ -172,6 +193,7 @@ func (a *agent) ready() error {
 func (a *agent) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	parts := []func(context.Context) error{a.store.Run, a.daemon.Run, a.views.Run, a.server.Run}
+	parts = append(parts, a.cluster.parts()...)
 	if a.policy != nil {
 		parts = append(parts, a.policy.Run)
 	}
