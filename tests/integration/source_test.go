@@ -258,7 +258,7 @@ func TestPolicyDecidesByNamespace(t *testing.T) {
 
 		writeFile(t, file, "rules: [")
 		n.logged("policy file is unusable")
-		if n.metric("closured_policy_ok") != 0 {
+		if n.metric("closured_policy_problem") != 1 {
 			t.Error("the metric says that the policy is fine")
 		}
 		n.refused(expression, "PermissionDenied", "default") // what was read before holds
