@@ -63,7 +63,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 		return fmt.Errorf("forbidding core files: %w", err)
 	}
 	syscall.Umask(0o022)
-	lock, err := statedir.Acquire(cfg.stateDir)
+	lock, err := statedir.Acquire(ctx, cfg.stateDir)
 	if err != nil {
 		return err
 	}

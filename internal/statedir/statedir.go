@@ -11,6 +11,7 @@
 package statedir
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,15 +37,25 @@ const maxOwnerBytes = 128
 // under its hands.
 const attempts = 8
 
+const (
+	// patience is how long an owner may take to end. A child that a killed agent was
+	// about to start has the lock's descriptor too, from fork(2) to execve(2): on a
+	// loaded machine a next agent comes before it is through, and must not give up.
+	patience = 2 * time.Second
+	// poll is how often the lock is tried meanwhile; flock(2) cannot wait with a context.
+	poll = 20 * time.Millisecond
+)
+
 // Lock is a state directory that this process owns.
 type Lock struct {
 	file *os.File
 }
 
-// Acquire makes the state directory dir when it is missing and takes its lock. It
-// never waits: when another process owns the directory, the error is
-// nixstore.ErrConflict and names that process. dir must be absolute.
-func Acquire(dir string) (*Lock, error) {
+// Acquire makes the state directory dir when it is missing and takes its lock.
+// When another process owns the directory it waits for that one to end, until ctx
+// ends but at most patience; then the error is nixstore.ErrConflict and names that
+// process. dir must be absolute.
+func Acquire(ctx context.Context, dir string) (*Lock, error) {
 	if !filepath.IsAbs(dir) {
 		return nil, nixstore.Fail(nixstore.ErrInvalid, "give --state-dir an absolute path",
 			"the state directory %s is not an absolute path", nixstore.Quote(dir))
@@ -51,6 +63,23 @@ func Acquire(dir string) (*Lock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		lock, err := tryAgain(dir)
+		if !errors.Is(err, nixstore.ErrConflict) {
+			return lock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(poll):
+		}
+	}
+}
+
+// tryAgain tries as long as the file is replaced under its hands.
+func tryAgain(dir string) (*Lock, error) {
 	for range attempts {
 		lock, err := try(dir)
 		if lock != nil || err != nil {

@@ -2,6 +2,7 @@ package statedir_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/closured/closured/internal/statedir"
 	"github.com/closured/closured/nixstore"
@@ -26,7 +28,7 @@ func TestMain(m *testing.M) {
 	if dir == "" {
 		os.Exit(m.Run())
 	}
-	if _, err := statedir.Acquire(dir); err != nil {
+	if _, err := statedir.Acquire(context.Background(), dir); err != nil {
 		fmt.Println(err)
 		os.Exit(3)
 	}
@@ -75,7 +77,7 @@ func TestFault14SecondAgentExitsNamingTheFirst(t *testing.T) {
 		t.Fatalf("the first agent did not get the lock: %s", said)
 	}
 
-	_, err := statedir.Acquire(dir)
+	_, err := statedir.Acquire(t.Context(), dir)
 	if !errors.Is(err, nixstore.ErrConflict) {
 		t.Fatalf("Acquire beside a living agent: %v, want ErrConflict", err)
 	}
@@ -86,9 +88,28 @@ func TestFault14SecondAgentExitsNamingTheFirst(t *testing.T) {
 	}
 
 	kill(t, first) // kill -9: nothing is cleaned up by the process
-	lock, err := statedir.Acquire(dir)
+	lock, err := statedir.Acquire(t.Context(), dir)
 	if err != nil {
 		t.Fatalf("Acquire after the first agent was killed: %v", err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A child that a killed agent was starting holds the lock until it runs its program.
+func TestOwnerMayTakeAMomentToEnd(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first, said := startAgent(t, dir)
+	if said != "locked" {
+		t.Fatalf("the first agent did not get the lock: %s", said)
+	}
+	ending := time.AfterFunc(200*time.Millisecond, func() { _ = first.Process.Kill() })
+	t.Cleanup(func() { ending.Stop() })
+	lock, err := statedir.Acquire(t.Context(), dir)
+	if err != nil {
+		t.Fatalf("Acquire while the first agent ends: %v", err)
 	}
 	if err := lock.Close(); err != nil {
 		t.Error(err)
@@ -98,7 +119,7 @@ func TestFault14SecondAgentExitsNamingTheFirst(t *testing.T) {
 func TestFault14SecondProcessIsRefusedByThisOne(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	lock, err := statedir.Acquire(dir)
+	lock, err := statedir.Acquire(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +141,7 @@ func TestAcquireIsExclusiveAlsoInARace(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 32 {
 		wg.Go(func() {
-			if lock, err := statedir.Acquire(dir); err == nil {
+			if lock, err := statedir.Acquire(t.Context(), dir); err == nil {
 				won.Store(i, lock)
 			}
 		})
@@ -158,7 +179,7 @@ func TestAcquireRefuses(t *testing.T) {
 	for name, dir := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := statedir.Acquire(dir); err == nil {
+			if _, err := statedir.Acquire(t.Context(), dir); err == nil {
 				t.Error("the directory was accepted")
 			}
 		})
@@ -178,12 +199,15 @@ func ExampleAcquire() {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 
-	lock, err := statedir.Acquire(dir)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	lock, err := statedir.Acquire(ctx, dir)
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	_, err = statedir.Acquire(dir) // flock also tells two openings of one process apart
+	cancel()                            // else the next would wait a moment for the first to end
+	_, err = statedir.Acquire(ctx, dir) // flock also tells two openings of one process apart
 	fmt.Println(errors.Is(err, nixstore.ErrConflict))
 	fmt.Println(lock.Close())
 	// Output:
