@@ -109,13 +109,6 @@ func TestClassify(t *testing.T) {
 		"2.8: another system":            {story{errorMsg("a 'mips64-linux' with features {} is required to build '" + aDrv + "', but I am a 'x86_64-linux' with features {kvm}")}, nixstore.ErrBuild, []string{aDrv}},
 		"2.34: another system":           {story{errorMsg("Cannot build '" + aDrv + "'.\n Reason: platform mismatch\n Required system: 'mips64-linux'")}, nixstore.ErrBuild, []string{aDrv, "another system"}},
 		"2.8: a dependency fails":        {story{errorMsg("builder for '" + aDrv + "' failed with exit code 1;"), errorMsg("1 dependencies of derivation '" + aPath + ".drv' failed to build")}, nixstore.ErrBuild, []string{aDrv}},
-		"2.8: no sandbox wanted":         {story{errorMsg("derivation '" + aDrv + "' has '__noChroot' set, but that's not allowed when 'sandbox' is 'true'")}, nixstore.ErrBuild, []string{aDrv, "__noChroot"}},
-		"2.8: files of the node wanted":  {story{errorMsg("derivation '" + aDrv + "' requested impure path '/etc', but it was not in allowed-impure-host-deps")}, nixstore.ErrBuild, []string{aDrv, "__impureHostDeps"}},
-		"2.8: a cycle of outputs":        {story{errorMsg("cycle detected in build of '" + aDrv + "' in the references of output 'dev' from output 'out'")}, nixstore.ErrBuild, []string{aDrv, "mend the package"}},
-		"2.8: a forbidden reference":     {story{errorMsg("output '" + aPath + "' is not allowed to refer to the following paths:\n " + aDep)}, nixstore.ErrBuild, []string{aPath, "mend the package"}},
-		"2.8: a pipe is built":           {story{errorMsg("file '/var/lib/closured" + aDrv + ".chroot" + aPath + "/x' has an unsupported type")}, nixstore.ErrBuild, []string{aDrv, "mend the package"}},
-		"2.8: a folder for a file":       {story{errorMsg("output path '/var/lib/closured" + aDrv + ".chroot" + aPath + "' should be a non-executable regular file")}, nixstore.ErrBuild, []string{aDrv}},
-		"2.8: everybody may write":       {story{errorMsg("suspicious ownership or permission on '/var/lib/closured" + aDrv + ".chroot" + aPath + "' for output 'out'; rejecting this build output")}, nixstore.ErrBuild, []string{aDrv}},
 		"2.8: no sandbox":                {story{errorMsg("unable to start build process")}, nixstore.ErrBuild, []string{"refused", "CAP_SYS_ADMIN"}},
 		"2.8: no build users":            {story{errorMsg("the build users group 'nixbld' has no members")}, nixstore.ErrBuild, []string{"refused"}},
 		"the disk is full":               {story{errorMsg("writing to file: No space left on device"), failed}, nixstore.ErrNoSpace, []string{"disk"}},
@@ -137,6 +130,36 @@ func TestClassify(t *testing.T) {
 			}
 			if strings.Contains(err.Error(), "token") || strings.Contains(err.Error(), "retrying in") || strings.Contains(err.Error(), "/var/lib") {
 				t.Errorf("the message %q says too much", err)
+			}
+		})
+	}
+}
+
+// The texts are those of 2.8.0.
+func TestClassifyOutputsThatNixRefuses(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		message string
+		want    []string // what the message names
+	}{
+		"no sandbox wanted":        {"derivation '" + aDrv + "' has '__noChroot' set, but that's not allowed when 'sandbox' is 'true'", []string{aDrv, "__noChroot"}},
+		"files of the node wanted": {"derivation '" + aDrv + "' requested impure path '/etc', but it was not in allowed-impure-host-deps", []string{aDrv, "__impureHostDeps"}},
+		"a cycle of outputs":       {"cycle detected in build of '" + aDrv + "' in the references of output 'dev' from output 'out'", []string{aDrv, "mend the package"}},
+		"a forbidden reference":    {"output '" + aPath + "' is not allowed to refer to the following paths:\n " + aDep, []string{aPath, "mend the package"}},
+		"a pipe is built":          {"file '/var/lib/closured" + aDrv + ".chroot" + aPath + "/x' has an unsupported type", []string{aDrv, "mend the package"}},
+		"a folder for a file":      {"output path '/var/lib/closured" + aDrv + ".chroot" + aPath + "' should be a non-executable regular file", []string{aDrv}},
+		"everybody may write":      {"suspicious ownership or permission on '/var/lib/closured" + aDrv + ".chroot" + aPath + "' for output 'out'; rejecting this build output", []string{aDrv}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := classify(nil, 1, story{errorMsg(c.message)}.told())
+			if !errors.Is(err, nixstore.ErrBuild) || strings.Contains(err.Error(), "/var/lib") {
+				t.Fatalf("the error is %v, want the kind %q without the node's folders", err, nixstore.ErrBuild)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the message %q does not name %q", err, want)
+				}
 			}
 		})
 	}
