@@ -116,8 +116,8 @@ func attackVolume(at string) {
 		"after a remount":      func() error { return unix.Mount("", at, "", unix.MS_REMOUNT, "") },
 		"after a bind remount": func() error { return unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND, "") },
 		"after mount_setattr": func() error {
-			clear := unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
-			return unix.MountSetattr(unix.AT_FDCWD, at, 0, &unix.MountAttr{Attr_clr: uint64(clear)})
+			flags := unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+			return unix.MountSetattr(unix.AT_FDCWD, at, 0, &unix.MountAttr{Attr_clr: uint64(flags)})
 		},
 		"after a bind mount of its own": func() error {
 			return errors.Join(unix.Mount(at, at, "", unix.MS_BIND, ""), unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND, ""))

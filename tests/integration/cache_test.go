@@ -17,21 +17,18 @@ import (
 	"github.com/closured/closured/tests/agent"
 )
 
-// TestFault41And42SpoiltCaches pushes one closure for each way to spoil it to one
-// cache, and asks one agent for all of them. None is ever mounted, each refusal
-// names cache and path, and in the end, when the cache serves what it should, those
-// that were only unreachable are there.
-func TestFault41And42SpoiltCaches(t *testing.T) {
-	t.Parallel()
-	c := newCacheServer(t)
+// spoiltWay is a way to serve a closure wrongly.
+type spoiltWay struct {
+	seed   string // also the name
+	secret string // signs; default: the right key; "-": none
+	kind   string
+	spoil  http.Handler
+	code   codes.Code
+}
+
+func (c *cacheServer) spoiltWays() []spoiltWay {
 	const nar, info = ".nar", ".narinfo"
-	tests := []struct {
-		seed   string // also the name
-		secret string // signs; default: the right key
-		kind   string
-		spoil  http.Handler
-		code   codes.Code
-	}{
+	return []spoiltWay{
 		{seed: "unsigned", secret: "-", code: codes.FailedPrecondition},
 		{seed: "signedwrongly", secret: c.wrong, code: codes.FailedPrecondition},
 		{seed: "signatureofanother", kind: info, spoil: c.changed(line("Sig", "cache-1:"+strings.Repeat("A", 86)+"==")), code: codes.FailedPrecondition},
@@ -54,6 +51,16 @@ func TestFault41And42SpoiltCaches(t *testing.T) {
 		{seed: "narismissing", kind: nar, spoil: c.status(404), code: codes.NotFound},
 		{seed: "infoismissing", kind: info, spoil: c.status(404), code: codes.NotFound},
 	}
+}
+
+// TestFault41And42SpoiltCaches pushes one closure for each way to spoil it to one
+// cache, and asks one agent for all of them. None is ever mounted, each refusal
+// names cache and path, and in the end, when the cache serves what it should, those
+// that were only unreachable are there.
+func TestFault41And42SpoiltCaches(t *testing.T) { //nolint:tparallel // one agent, and each looks at what is left
+	t.Parallel()
+	c := newCacheServer(t)
+	tests := c.spoiltWays()
 	seeds := map[string][]string{c.right: {"good"}}
 	for _, test := range tests {
 		secret := c.right

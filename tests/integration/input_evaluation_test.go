@@ -136,7 +136,7 @@ func TestFault35ImportFromDerivation(t *testing.T) {
 	allowed.unpublish(v)
 }
 
-func TestFault36EvaluationsWithoutEnd(t *testing.T) {
+func TestFault36EvaluationsWithoutEnd(t *testing.T) { //nolint:tparallel // one agent, and each looks at what is left
 	t.Parallel()
 	n := evaluating(t)
 	tests := map[string]struct{ text, words string }{

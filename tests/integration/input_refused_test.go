@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -81,7 +82,7 @@ func (n node) leftovers(req *csi.NodePublishVolumeRequest) string {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	found := append(mounts, pins...)
+	found := slices.Concat(mounts, pins)
 	layers, err := os.ReadDir(filepath.Join(n.StateDir(), "writable"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		n.t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 	"github.com/closured/closured/tests/agent"
 )
 
-func TestFault30TargetsThatMustNotBe(t *testing.T) {
+func TestFault30TargetsThatMustNotBe(t *testing.T) { //nolint:tparallel // one agent, and each looks at what is left
 	t.Parallel()
 	n := start(t, agent.Config{PackageSet: packageSet(t, sourceSet), Args: offline()})
 	outside := filepath.Join(n.Dir(), "outside")
@@ -97,7 +97,7 @@ func tryTargets(t *testing.T, n node, tests map[string]inputCase) {
 	n.unpublish(v)
 }
 
-func TestFault30RequestsThatAreNoVolume(t *testing.T) {
+func TestFault30RequestsThatAreNoVolume(t *testing.T) { //nolint:tparallel // one agent, and each looks at what is left
 	t.Parallel()
 	n := start(t, agent.Config{PackageSet: packageSet(t, sourceSet), Args: offline()})
 	mount := func(m *csi.VolumeCapability_MountVolume) *csi.VolumeCapability {

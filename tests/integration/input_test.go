@@ -68,7 +68,7 @@ func tryInputs(t *testing.T, n node, tests map[string]inputCase) {
 // words is short for attributes.
 type words = map[string]string
 
-func TestFault31MaliciousAttributes(t *testing.T) {
+func TestFault31MaliciousAttributes(t *testing.T) { //nolint:tparallel // one agent, and each looks at what is left
 	t.Parallel()
 	n := start(t, agent.Config{PackageSet: packageSet(t, sourceSet), Args: offline("--policy", policyFile(t, allowAll))})
 	tryInputs(t, n, map[string]inputCase{
@@ -114,7 +114,7 @@ func foreignSystem() string {
 	return "aarch64-linux"
 }
 
-func TestFault33StorePathsThatLeadElsewhere(t *testing.T) {
+func TestFault33StorePathsThatLeadElsewhere(t *testing.T) { //nolint:tparallel // one agent, and each looks at what is left
 	t.Parallel()
 	n := start(t, agent.Config{PackageSet: packageSet(t, sourceSet), Args: offline()})
 	tests := map[string]inputCase{
@@ -171,17 +171,17 @@ func TestFault33StorePathThatIsALinkToTheHost(t *testing.T) {
 	n.requireNothing()
 }
 
-func TestFault32ForgedPodKeys(t *testing.T) {
+func TestFault32ForgedPodKeys(t *testing.T) { //nolint:tparallel // one agent, and each looks at what is left
 	t.Parallel()
 	n := start(t, agent.Config{PackageSet: packageSet(t, sourceSet), Args: offline()})
 	tests := map[string]inputCase{
 		"no pod uid": {
-			change: func(r *csi.NodePublishVolumeRequest) { delete(r.VolumeContext, podKey+"pod.uid") },
+			change: func(r *csi.NodePublishVolumeRequest) { delete(r.GetVolumeContext(), podKey+"pod.uid") },
 			words:  []string{"pod.uid is missing", "podInfoOnMount"},
 		},
 		"no pod keys at all": {
 			change: func(r *csi.NodePublishVolumeRequest) {
-				maps.DeleteFunc(r.VolumeContext, func(key, _ string) bool { return strings.HasPrefix(key, podKey) })
+				maps.DeleteFunc(r.GetVolumeContext(), func(key, _ string) bool { return strings.HasPrefix(key, podKey) })
 			},
 			words: []string{"podInfoOnMount"},
 		},

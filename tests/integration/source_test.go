@@ -60,7 +60,10 @@ rules:
 `
 
 // as gives the node for a subtest.
-func (n node) as(t *testing.T) node { return node{n.Agent, t} }
+func (n node) as(t *testing.T) node {
+	t.Helper()
+	return node{n.Agent, t}
+}
 
 // volume is the volume "nix" of pod number i in namespace "default".
 func volume(i int, attributes map[string]string) agent.Volume {
@@ -93,7 +96,7 @@ func localFlake(t *testing.T) string {
 // TestSources publishes each kind of source and compares the volume with the
 // store, file by file. The root is what the pod's var/result says; for store
 // paths it is known before.
-func TestSources(t *testing.T) {
+func TestSources(t *testing.T) { //nolint:tparallel // one agent, and each looks at what is left
 	t.Parallel()
 	n := start(t, agent.Config{PackageSet: packageSet(t, sourceSet), Args: offline("--policy", policyFile(t, allowAll))})
 	flake := localFlake(t)
