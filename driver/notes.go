@@ -66,7 +66,7 @@ func (n *narrator) readyNote(ctx context.Context, root nixstore.StorePath) strin
 		ctx, cancel := context.WithTimeout(ctx, closureTimeout)
 		defer cancel()
 		if c, err := n.d.cfg.Closures.Closure(ctx, root); err == nil {
-			text += fmt.Sprintf(": %d paths, %s", len(c.Paths), size(c.NarSize()))
+			text += ": " + count(len(c.Paths), "path") + ", " + size(c.NarSize())
 		}
 	}
 	return n.note(text)
@@ -109,6 +109,14 @@ func cutBegin(text string, limit int) string {
 		begin++
 	}
 	return ellipsis + text[begin:]
+}
+
+// count writes a number of things.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // span writes a duration as people do: 0.4s, 12s, 2m, 1h5m.
