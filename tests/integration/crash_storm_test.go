@@ -152,6 +152,7 @@ func (s *storm) killAndRestart(round int) {
 	}
 	s.calls.Lock()
 	defer s.calls.Unlock()
+	s.requirePinned()
 	if err := s.Start(s.t.Context()); err != nil {
 		s.t.Fatalf("starting after kill %d: %v", round, err)
 	}
@@ -159,6 +160,25 @@ func (s *storm) killAndRestart(round int) {
 		return noneOf(before, processes())
 	})
 	s.requireAgreement(round)
+}
+
+// requirePinned checks the order of steps, whenever an agent died: no mount may be
+// without its pin, for a collector may come before the next agent.
+func (s *storm) requirePinned() {
+	s.t.Helper()
+	mounts, err := s.Volumes()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	pins, err := s.Pins()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, sl := range s.slots {
+		if slices.Contains(mounts, s.Target(sl.volume)) && len(pinsOf(sl.volume, pins)) == 0 {
+			s.t.Errorf("the agent died with the volume of %s mounted and not pinned", sl.volume.Pod)
+		}
+	}
 }
 
 func noneOf(before, now []process) error {
@@ -296,13 +316,14 @@ func requireClean(n node) {
 			n.t.Errorf("in %s is left (%v): %v", dir, err, entries)
 		}
 	}
-	loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	for _, loop := range loops {
-		if file, _ := os.ReadFile(loop); strings.HasPrefix(string(file), n.Dir()) {
-			n.t.Errorf("%s shows %s", loop, file)
+	// A mount namespace that was copied a moment ago keeps the file system for as long.
+	eventually(n.t, 20*time.Second, "the end of all loop devices", func() error {
+		loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		for _, loop := range loops {
+			if file, _ := os.ReadFile(loop); strings.HasPrefix(string(file), n.Dir()) {
+				err = errors.Join(err, fmt.Errorf("%s shows %s", loop, file))
+			}
 		}
-	}
+		return err
+	})
 }

@@ -4,6 +4,7 @@ package integration_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -43,7 +45,7 @@ func TestWarmPublishStartsNothing(t *testing.T) {
 	evaluations, realisations := n.metric("closured_evaluations_total"), n.metric("closured_realisations_total")
 	warm := n.metric("closured_provided_warm_total")
 
-	trace := n.trace()
+	trace := n.strace("-e", "trace="+tracedCalls)
 	begin := time.Now()
 	for i := range pods {
 		n.publish(volume(i))
@@ -79,32 +81,35 @@ func (n node) onlyTheDaemon() error {
 	return nil
 }
 
-// trace attaches strace to all threads of the agent; stop detaches it and gives
+// strace attaches strace to all threads of the agent; stop detaches it and gives
 // the calls, of which descriptors are followed by their paths.
-func (n node) trace() (stop func() []string) {
+func (n node) strace(args ...string) (stop func() []string) {
 	n.t.Helper()
 	program, err := exec.LookPath("strace")
 	if err != nil {
 		n.t.Skip("needs strace in PATH (Debian package strace)")
 	}
 	file := filepath.Join(n.t.TempDir(), "trace")
-	cmd := exec.CommandContext(n.t.Context(), program, "-f", "-y", "-s", "256", "-o", file,
-		"-e", "trace="+tracedCalls, "-e", "signal=none", "-p", strconv.Itoa(n.PID()))
+	args = append([]string{"-f", "-y", "-s", "256", "-o", file, "-e", "signal=none", "-p", strconv.Itoa(n.PID())}, args...)
+	ctx, cancel := context.WithCancel(n.t.Context())
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it writes what it has
+	cmd.WaitDelay = 3 * time.Second                                       // it may wait for a thread that is no more
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
+		cancel()
 		n.t.Fatal(err)
 	}
-	n.t.Cleanup(func() { _ = cmd.Process.Kill() })
-	eventually(n.t, 10*time.Second, "strace to attach", func() error {
-		return traced(n.PID())
+	ended := sync.OnceFunc(func() {
+		cancel()
+		_ = cmd.Wait() // ends by the signal, or as the agent did
 	})
+	n.t.Cleanup(ended)
+	eventually(n.t, 10*time.Second, "strace to attach", func() error { return traced(n.PID()) })
 	return func() []string {
-		if err := cmd.Process.Signal(os.Interrupt); err != nil {
-			n.t.Fatal(err)
-		}
-		_ = cmd.Wait() // it ends by the signal
+		ended()
 		text, err := os.ReadFile(file)
 		if err != nil {
 			n.t.Fatalf("tracing: %v\n%s", err, stderr.String())
