@@ -3,6 +3,8 @@
 package integration_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -173,6 +175,50 @@ func TestFault42LiesThatDoNotMatter(t *testing.T) {
 	}
 	n.requireIdle()
 	n.requireNothing()
+}
+
+// TestFault42ArchiveWithoutEnd serves an archive whose one file claims a terabyte,
+// and goes on sending it. Nix does not stop it at the size that was signed: the disk
+// fills, and then everything is taken back.
+func TestFault42ArchiveWithoutEnd(t *testing.T) {
+	t.Parallel()
+	c := newCacheServer(t)
+	root := c.add(t, c.right, "terabyte")[0]
+	c.spoil(t, root, ".nar", terabyte())
+	dir := smallDisk(t, 96)
+	n := start(t, agent.Config{Dir: dir, Args: c.flags()})
+	there := agent.StorePath(1, n.textClosure(3, "there"))
+	n.publish(there)
+	v := agent.StorePath(2, root)
+	err := n.Publish(t.Context(), v)
+	if code := status.Code(err); code != codes.DataLoss && code != codes.ResourceExhausted {
+		t.Errorf("the endless archive gives %v", err)
+	}
+	n.requireAbsent(root)
+	n.unpublish(v)
+	n.requireIdle()
+	n.requireClosure(there, there.Attributes["storePath"])
+	n.unpublish(there)
+	n.requireNothing()
+	c.mend()
+	n.publish(v)
+	n.requireClosure(v, root)
+	n.unpublish(v)
+}
+
+// terabyte is the beginning of an archive with one file, and zeroes.
+func terabyte() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var header bytes.Buffer
+		for _, word := range []string{"nix-archive-1", "(", "type", "regular", "contents"} {
+			_ = binary.Write(&header, binary.LittleEndian, uint64(len(word))) // a buffer never fails
+			header.WriteString(word + strings.Repeat("\x00", (8-len(word)%8)%8))
+		}
+		_ = binary.Write(&header, binary.LittleEndian, uint64(1<<40))
+		if _, err := w.Write(header.Bytes()); err == nil {
+			zeroes().ServeHTTP(w, r)
+		}
+	})
 }
 
 // TestFault42SecondCacheHelps: the next substituter is asked when the first fails.
