@@ -104,7 +104,7 @@ func TestFault47CanaryInStatusAndLog(t *testing.T) {
 			req := n.Publish(t, uid, redis())
 			for key, value := range change {
 				if key == "nixExpr" || key == "flakeRef" {
-					delete(req.VolumeContext, "packages")
+					delete(req.GetVolumeContext(), "packages")
 				}
 				req.VolumeContext[key] = value
 			}

@@ -272,7 +272,7 @@ func TestAPodThatNobodyKnowsIsNotTold(t *testing.T) {
 		cfg.KubeletDir, cfg.Events, cfg.Flights = "", n.events, n.Provider
 		n.driver = mustNew(t, cfg)
 		req := n.Publish(t, uid, map[string]string{"packages": "missing"})
-		delete(req.VolumeContext, "csi.storage.k8s.io/pod.uid")
+		delete(req.GetVolumeContext(), "csi.storage.k8s.io/pod.uid")
 		_, err := n.driver.NodePublishVolume(t.Context(), req)
 		expect(t, err, codes.NotFound, "")
 		n.expectStory(t)

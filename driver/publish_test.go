@@ -3,6 +3,7 @@ package driver_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,7 +87,7 @@ func TestPublishChangedInOneField(t *testing.T) {
 			r.VolumeContext["writable"] = "true"
 			r.Readonly = false
 		}, codes.OK, ""},
-		{"no source", func(r *csi.NodePublishVolumeRequest) { delete(r.VolumeContext, "packages") }, codes.InvalidArgument, ""},
+		{"no source", func(r *csi.NodePublishVolumeRequest) { delete(r.GetVolumeContext(), "packages") }, codes.InvalidArgument, ""},
 		{"two sources", func(r *csi.NodePublishVolumeRequest) {
 			r.VolumeContext["storePath"] = drivertest.Root("redis").String()
 		}, codes.InvalidArgument, ""},
@@ -94,10 +95,10 @@ func TestPublishChangedInOneField(t *testing.T) {
 		{"an unknown key", func(r *csi.NodePublishVolumeRequest) { r.VolumeContext["pakages"] = "x" }, codes.InvalidArgument, `there is no volume attribute "pakages"; next: did you mean "packages"?`},
 		{"a package that nobody has", func(r *csi.NodePublishVolumeRequest) { r.VolumeContext["packages"] = "nothing" }, codes.NotFound, "there is no closure of that name"},
 		{"a store path", func(r *csi.NodePublishVolumeRequest) {
-			delete(r.VolumeContext, "packages")
+			delete(r.GetVolumeContext(), "packages")
 			r.VolumeContext["storePath"] = drivertest.Root("curl").String()
 		}, codes.OK, ""},
-		{"no pod uid", func(r *csi.NodePublishVolumeRequest) { delete(r.VolumeContext, podUID) }, codes.InvalidArgument, "csi.storage.k8s.io/pod.uid is missing"},
+		{"no pod uid", func(r *csi.NodePublishVolumeRequest) { delete(r.GetVolumeContext(), podUID) }, codes.InvalidArgument, "csi.storage.k8s.io/pod.uid is missing"},
 		{"another pod's uid", func(r *csi.NodePublishVolumeRequest) { r.VolumeContext[podUID] = "other" }, codes.InvalidArgument, `csi.storage.k8s.io/pod.uid "other" is not the uid in the target path`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -154,12 +155,18 @@ func TestFault06SameVolumeOtherRequest(t *testing.T) {
 		change func(*drivertest.Node, *csi.NodePublishVolumeRequest)
 		prefix string
 	}{
-		{"other attributes", func(_ *drivertest.Node, r *csi.NodePublishVolumeRequest) { r.VolumeContext["packages"] = "curl" },
-			"volume csi-" + uid + " is already published at this target with other attributes"},
-		{"other readOnly", func(_ *drivertest.Node, r *csi.NodePublishVolumeRequest) { r.Readonly = false },
-			"volume csi-" + uid + " is already published at this target with other attributes or another readOnly"},
-		{"another target", func(n *drivertest.Node, r *csi.NodePublishVolumeRequest) { r.TargetPath = n.Target(t, uid, "two") },
-			"volume csi-" + uid + " is already published at another target path"},
+		{
+			"other attributes", func(_ *drivertest.Node, r *csi.NodePublishVolumeRequest) { r.VolumeContext["packages"] = "curl" },
+			"volume csi-" + uid + " is already published at this target with other attributes",
+		},
+		{
+			"other readOnly", func(_ *drivertest.Node, r *csi.NodePublishVolumeRequest) { r.Readonly = false },
+			"volume csi-" + uid + " is already published at this target with other attributes or another readOnly",
+		},
+		{
+			"another target", func(n *drivertest.Node, r *csi.NodePublishVolumeRequest) { r.TargetPath = n.Target(t, uid, "two") },
+			"volume csi-" + uid + " is already published at another target path",
+		},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -423,9 +430,7 @@ func TestFault32ForgedPodKeys(t *testing.T) {
 		"a uid of more than one spelling": {prefix + "pod.uid": strings.ToUpper(uid)},
 	} {
 		req := n.Publish(t, uid, redis())
-		for key, value := range forged {
-			req.VolumeContext[key] = value
-		}
+		maps.Copy(req.VolumeContext, forged)
 		start := n.State(t)
 		if _, err := d.NodePublishVolume(t.Context(), req); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%s: %v", name, err)

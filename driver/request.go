@@ -119,7 +119,7 @@ func (r request) digest() string {
 
 // put writes one pair so that no two lists of pairs give the same bytes.
 func put(h hash.Hash, key, value string) {
-	fmt.Fprintf(h, "%d:%s=%d:%s\n", len(key), key, len(value), value) //nolint:errcheck // a hash never fails (package hash)
+	fmt.Fprintf(h, "%d:%s=%d:%s\n", len(key), key, len(value), value)
 }
 
 // targetDigest is the short digest of a target path.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -102,10 +103,8 @@ func (d *Driver) holdersOf(id string) []nixstore.Holder {
 		}
 	}
 	h, ok := d.interest.get(id)
-	for _, have := range holders {
-		if have == h {
-			return holders
-		}
+	if slices.Contains(holders, h) {
+		return holders
 	}
 	if ok {
 		holders = append(holders, h)

@@ -89,7 +89,10 @@ func (c config) complete() (config, error) {
 	}
 	var problems []error
 	for _, f := range []struct{ name, value string }{
-		{"state-dir", c.stateDir}, {"store-root", c.storeRoot}, {"kubelet-dir", c.kubeletDir}, {"nix-daemon-socket", c.daemon},
+		{"state-dir", c.stateDir},
+		{"store-root", c.storeRoot},
+		{"kubelet-dir", c.kubeletDir},
+		{"nix-daemon-socket", c.daemon},
 		{"kubeconfig", c.kubeconfig},
 	} {
 		if f.value != "" && (!filepath.IsAbs(f.value) || filepath.Clean(f.value) != f.value) {

@@ -13,8 +13,10 @@ import (
 
 func TestFlagsFillWhatDependsOnOthers(t *testing.T) {
 	t.Parallel()
-	c, err := parseFlags([]string{"--state-dir", "/srv/closured", "--eval-memory=512Mi", "--eval-timeout", "2m", "--log-level", "debug",
-		"--nix-option", "max-jobs = 2", "--nix-option=cores=1", "--substituter", "http://a", "--substituter", "http://b"}, "node-a", io.Discard)
+	c, err := parseFlags([]string{
+		"--state-dir", "/srv/closured", "--eval-memory=512Mi", "--eval-timeout", "2m", "--log-level", "debug",
+		"--nix-option", "max-jobs = 2", "--nix-option=cores=1", "--substituter", "http://a", "--substituter", "http://b",
+	}, "node-a", io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}

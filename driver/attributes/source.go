@@ -205,8 +205,7 @@ func (p *parser) words(key, separators string) []string {
 
 // problem adds what a parser of nixstore said of one word of key's list.
 func (p *parser) problem(key string, err error) {
-	var f *nixstore.Failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*nixstore.Failure](err); ok {
 		p.fail(f.Next, "%s: %s", key, f.Cause)
 		return
 	}

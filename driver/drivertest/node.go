@@ -13,6 +13,7 @@ package drivertest
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,9 +120,7 @@ func (n *Node) Publish(tb testing.TB, podUID string, attributes map[string]strin
 		"csi.storage.k8s.io/serviceAccount.name": "default",
 		"csi.storage.k8s.io/ephemeral":           "true",
 	}
-	for key, value := range attributes {
-		context[key] = value
-	}
+	maps.Copy(context, attributes)
 	return &csi.NodePublishVolumeRequest{
 		VolumeId:   "csi-" + podUID,
 		TargetPath: n.Target(tb, podUID, "nix"),

@@ -167,7 +167,7 @@ func (s *socket) look() (state, error) {
 // Connections that were accepted go on.
 func (s *socket) remove() error {
 	var err error
-	if found, _ := s.look(); found == ours { //nolint:errcheck // what cannot be looked at is left alone
+	if found, _ := s.look(); found == ours {
 		err = ignoreMissing(os.Remove(s.path))
 	}
 	return errors.Join(err, ignoreClosed(s.Close()))

@@ -185,7 +185,7 @@ func (m *Manager) closureSize(p *probed, t *Target) (int64, error) {
 		return 0, fmt.Errorf("opening closure.json: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), manifestName)
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	var doc struct {
 		Paths []struct {
 			NarSize int64 `json:"narSize"`

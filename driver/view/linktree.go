@@ -59,7 +59,7 @@ func (t *linkTree) dir(ctx context.Context, from, to int, name string, depth int
 		return fmt.Errorf("opening the directory %q: %w", name, err)
 	}
 	source := os.NewFile(uintptr(in), name)
-	defer source.Close() //nolint:errcheck // only read
+	defer source.Close()
 	out, err := unix.Openat(to, name, flags, 0)
 	if err != nil {
 		return fmt.Errorf("opening the new directory %q: %w", name, err)
@@ -139,7 +139,7 @@ func copyFile(from, to int, name string, mode uint32) error {
 		return err
 	}
 	source := os.NewFile(uintptr(in), name)
-	defer source.Close() //nolint:errcheck // only read
+	defer source.Close()
 	out, err := unix.Openat(to, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err

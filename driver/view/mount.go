@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -289,7 +290,7 @@ func (u *undo) add(f func() error) { *u = append(*u, f) }
 
 func (u *undo) run() error {
 	var errs []error
-	for i := len(*u) - 1; i >= 0; i-- {
+	for i := range slices.Backward(*u) {
 		errs = append(errs, (*u)[i]())
 	}
 	return errors.Join(errs...)

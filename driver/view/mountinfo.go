@@ -28,7 +28,7 @@ func readMounts() ([]mountEntry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the mount table: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	return parseMounts(f)
 }
 
@@ -216,7 +216,7 @@ func holder(mounts []mountEntry, path string) (mountEntry, bool) {
 		}
 	}
 	if found {
-		rel, _ := filepath.Rel(best.point, path) //nolint:errcheck // it worked above
+		rel, _ := filepath.Rel(best.point, path)
 		best.root = filepath.Join(best.root, rel)
 	}
 	return best, found

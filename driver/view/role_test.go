@@ -155,7 +155,7 @@ func cycle(ctx context.Context, m *view.Manager, kubelet string, v view.Volume, 
 		return err
 	}
 	defer t.Close()
-	if err := m.Mount(ctx, v, t); err != nil && !(stays && errors.Is(err, nixstore.ErrConflict)) {
+	if err := m.Mount(ctx, v, t); err != nil && (!stays || !errors.Is(err, nixstore.ErrConflict)) {
 		return err
 	}
 	if stays {

@@ -96,7 +96,7 @@ func (r *Recorder) Dropped() uint64 { return r.missed.Load() }
 func (r *Recorder) Run(ctx context.Context) error {
 	var away time.Time // until when nothing is sent
 	trouble := false   // told already
-	for {
+	for ctx.Err() == nil {
 		var e *corev1.Event
 		select {
 		case <-ctx.Done():
@@ -108,9 +108,6 @@ func (r *Recorder) Run(ctx context.Context) error {
 			continue
 		}
 		err := r.send(ctx, e)
-		if ctx.Err() != nil {
-			return nil
-		}
 		if err == nil {
 			r.sent.Add(1)
 			trouble = false
@@ -120,11 +117,12 @@ func (r *Recorder) Run(ctx context.Context) error {
 		if !refused(err) {
 			away = time.Now().Add(awayPause)
 		}
-		if !trouble {
+		if !trouble && ctx.Err() == nil {
 			r.tell(ctx, e, err)
 			trouble = true
 		}
 	}
+	return nil
 }
 
 func (r *Recorder) send(ctx context.Context, e *corev1.Event) error {

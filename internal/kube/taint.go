@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -69,30 +70,28 @@ func (u *Untainter) Run(ctx context.Context) error {
 			continue
 		}
 		removed, err := u.cfg.Client.Untaint(ctx, u.cfg.Node, u.cfg.Key)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			failures++
-			wait = u.failed(failures, err)
-			continue
-		case removed:
+		if removed {
 			u.log.Info("start-up taint is removed", slog.String("taint", u.cfg.Key))
 		}
-		wait, failures = jittered(lookAgain), 0
+		if err == nil {
+			wait, failures = jittered(lookAgain), 0
+			continue
+		}
+		failures++
+		wait = jittered(min(retryFirst<<min(failures-1, 10), retryMax))
+		u.failed(ctx, failures, err)
 	}
 	return nil
 }
 
-// failed logs a failure, the first of a row for an operator, and tells how long to wait.
-func (u *Untainter) failed(failures int, err error) time.Duration {
-	log := u.log.Debug
-	if failures == 1 {
-		log = u.log.Warn
+// failed logs a failure, the first of a row for an operator.
+func (u *Untainter) failed(ctx context.Context, failures int, err error) {
+	level := slog.LevelDebug
+	if failures == 1 && ctx.Err() == nil {
+		level = slog.LevelWarn
 	}
-	log("cannot remove the start-up taint, trying again",
+	u.log.Log(ctx, level, "cannot remove the start-up taint, trying again",
 		slog.Int(logkey.Attempt, failures), slog.String(logkey.Error, err.Error()))
-	return jittered(min(retryFirst<<min(failures-1, 10), retryMax))
 }
 
 // jittered gives between three quarters of d and d: agents that saw the same API
@@ -150,14 +149,14 @@ func (c *Client) Untaint(ctx context.Context, node, key string) (removed bool, e
 // resource version, which each heartbeat of kubelet would make stale.
 func untaintPatch(taints []corev1.Taint, key string) []operation {
 	var patch []operation
-	for i := len(taints) - 1; i >= 0; i-- {
-		if taints[i].Key != key {
+	for i, taint := range slices.Backward(taints) {
+		if taint.Key != key {
 			continue
 		}
 		path := fmt.Sprintf("/spec/taints/%d", i)
 		patch = append(patch,
 			operation{"test", path + "/key", key},
-			operation{"test", path + "/effect", string(taints[i].Effect)},
+			operation{"test", path + "/effect", string(taint.Effect)},
 			operation{Op: "remove", Path: path})
 	}
 	return patch

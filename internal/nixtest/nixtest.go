@@ -106,7 +106,7 @@ func Busybox(tb testing.TB) string {
 	if out, err := exec.CommandContext(tb.Context(), script, made, program).CombinedOutput(); err != nil {
 		tb.Fatalf("making the busybox tree: %v\n%s", err, out)
 	}
-	if err := os.Chmod(made, 0o755); err != nil { //nolint:gosec // builders of any user read it
+	if err := os.Chmod(made, 0o755); err != nil {
 		tb.Fatal(err)
 	}
 	if err := os.Rename(made, tree); err != nil && !ours(tree) { // another test may have been quicker
@@ -136,7 +136,7 @@ func StateDir(tb testing.TB) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // unprivileged evaluators go through it
+	if err := os.Chmod(dir, 0o755); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {

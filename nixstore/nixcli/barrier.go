@@ -24,10 +24,10 @@ const holdPoll = 2 * time.Millisecond
 // ErrBusy. Nix's clients need no exclusive lock and are not held up.
 func (s *Store) Hold(ctx context.Context) (func(), error) {
 	path := filepath.Join(s.cfg.StoreRoot, "nix", "var", "nix", "gc.lock")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // Nix's own mode
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("holding off garbage collectors: %w", err)
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // below the store root
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("holding off garbage collectors: %w", err)
 	}

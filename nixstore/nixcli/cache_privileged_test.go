@@ -44,7 +44,7 @@ func newCache(t *testing.T, n int, signed bool, handle func(files http.Handler) 
 		to += "&secret-key=" + secret
 	}
 	nixtest.Run(t, origin, "nix", "copy", "--to", to, cache.root)
-	var handler http.Handler = http.FileServer(http.Dir(cache.dir))
+	handler := http.FileServer(http.Dir(cache.dir))
 	if handle != nil {
 		handler = handle(handler)
 	}

@@ -118,7 +118,7 @@ func TestFault41CacheThatCannotBeTrusted(t *testing.T) {
 				return
 			}
 			failure := wantKind(t, err, c.want)
-			if !strings.Contains(failure.Cause, "/nix/store/") || c.want != nixstore.ErrNotFound && !strings.Contains(failure.Cause, cache.url) {
+			if !strings.Contains(failure.Cause, "/nix/store/") || !errors.Is(c.want, nixstore.ErrNotFound) && !strings.Contains(failure.Cause, cache.url) {
 				t.Errorf("the cause %q does not name cache and path", failure.Cause)
 			}
 			if n := len(failure.Cause) + len(failure.Next); n > 250 {

@@ -74,7 +74,7 @@ func (s *Store) prepare(ctx context.Context, c command) *exec.Cmd {
 	if s.cfg.BinDir != "" {
 		program = filepath.Join(s.cfg.BinDir, program)
 	}
-	cmd := exec.CommandContext(ctx, program, c.args...) //nolint:gosec // programs of Nix only
+	cmd := exec.CommandContext(ctx, program, c.args...)
 	cmd.Env = c.env
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -149,7 +149,7 @@ func (c Config) clientConfDir() string { return filepath.Join(c.StateDir, "etc",
 // writeFile replaces <dir>/nix.conf at once: a reader sees the old file or the
 // new one.
 func writeFile(dir string, data []byte, mode fs.FileMode) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the evaluator's user goes through it
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("writing nix.conf: %w", err)
 	}
 	file, err := os.CreateTemp(dir, ".nix.conf-")
@@ -171,8 +171,8 @@ func writeFile(dir string, data []byte, mode fs.FileMode) error {
 // buildGroup gives the group of the build users, or "" when it has no members
 // and builds run as this user: Nix refuses every build for an empty group.
 func buildGroup(groupFile string) (string, error) {
-	const name = "nixbld"               // Nix's default
-	data, err := os.ReadFile(groupFile) //nolint:gosec // a fixed path, a parameter for the tests
+	const name = "nixbld" // Nix's default
+	data, err := os.ReadFile(groupFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

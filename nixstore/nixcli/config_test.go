@@ -95,7 +95,7 @@ func fakePrograms(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"nix-store", "nix-instantiate", "nix-daemon"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/false\n"), 0o755); err != nil { //nolint:gosec // a program
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/false\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -119,8 +119,10 @@ func TestNixConfHoldsWhatMustHoldLast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	order := []string{"stalled-download-timeout = 30", "timeout = 7200", "!include /operator.conf", "min-free = 0", "substituters = https://user:secret@cache.example",
-		"trusted-public-keys = k:AAAA", "timeout = 5", "require-sigs = true", "sandbox = true", "sandbox-fallback = false", "allowed-users = *", "trusted-users = root"}
+	order := []string{
+		"stalled-download-timeout = 30", "timeout = 7200", "!include /operator.conf", "min-free = 0", "substituters = https://user:secret@cache.example",
+		"trusted-public-keys = k:AAAA", "timeout = 5", "require-sigs = true", "sandbox = true", "sandbox-fallback = false", "allowed-users = *", "trusted-users = root",
+	}
 	rest := string(data)
 	for _, line := range order {
 		_, after, found := strings.Cut(rest, line+"\n")

@@ -15,9 +15,9 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/closured/closured/nixstore"
-
 	_ "modernc.org/sqlite" // the driver "sqlite", in pure Go
+
+	"github.com/closured/closured/nixstore"
 )
 
 // Tables of Nix's schema 10, libstore/schema.sql. ids are never used twice in a
@@ -63,8 +63,10 @@ func (d *database) open() (*sql.DB, error) {
 	}
 	// mode=ro still needs a writable folder for the shared memory of the
 	// write-ahead log, https://www.sqlite.org/wal.html#readonly.
-	name := url.URL{Scheme: "file", OmitHost: true, Path: d.path,
-		RawQuery: "mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)"}
+	name := url.URL{
+		Scheme: "file", OmitHost: true, Path: d.path,
+		RawQuery: "mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)",
+	}
 	held, err := sql.Open("sqlite", name.String())
 	if err != nil {
 		return nil, err

@@ -106,8 +106,10 @@ func (s *Store) instantiate(ctx context.Context, expr string) (nixstore.Output, 
 	told := account{}
 	res, err := s.run(limited, command{
 		program: "nix-instantiate",
-		args: []string{"--eval", "--strict", "--json", "--read-write-mode", "--log-format", "internal-json",
-			"--expr", expr},
+		args: []string{
+			"--eval", "--strict", "--json", "--read-write-mode", "--log-format", "internal-json",
+			"--expr", expr,
+		},
 		env: s.clientEnv(), onLine: told.take,
 	})
 	if err != nil {

@@ -53,8 +53,7 @@ func refusal(err error) error {
 	failure := nixstore.Fail(nixstore.ErrBuild,
 		"give the Nix daemon's container privilege (CAP_SYS_ADMIN and user namespaces), and the group nixbld members or none; or push the path to a binary cache",
 		"builds are refused on this node, because a trial build in the sandbox fails")
-	var cause *nixstore.Failure
-	if errors.As(err, &cause) {
+	if cause, ok := errors.AsType[*nixstore.Failure](err); ok {
 		failure.Log = append(failure.Log, cause.Cause)
 		failure.Log = append(failure.Log, cause.Log...)
 	}

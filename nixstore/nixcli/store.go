@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 
 	"github.com/closured/closured/nixstore"
@@ -66,7 +67,7 @@ func (s *Store) makeFolders() error {
 		if s.cfg.DaemonSocket != "" && dir == filepath.Dir(s.cfg.socket()) {
 			continue
 		}
-		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // see above
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("making the state directory: %w", err)
 		}
 	}
@@ -114,15 +115,15 @@ func (s *Store) overrides() string {
 	if s.cfg.DaemonSocket == "" {
 		return ""
 	}
-	text := ""
+	var text strings.Builder
 	for _, o := range s.cfg.ownOptions("") {
 		switch o.name {
 		case "build-users-group", "allowed-users", "trusted-users", "experimental-features":
 			continue // of the daemon's own start; it would complain
 		}
-		text += o.name + " = " + o.value + "\n"
+		text.WriteString(o.name + " = " + o.value + "\n")
 	}
-	return text
+	return text.String()
 }
 
 // env is the environment of every program of Nix: nothing of ours leaks in.

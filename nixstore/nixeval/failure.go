@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/closured/closured/nixstore"
@@ -122,8 +123,8 @@ func meansMemory(stderr string) bool {
 // lines around it quote files.
 func errorLine(stderr string) string {
 	lines := strings.Split(ansi().ReplaceAllString(stderr, ""), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		text, ok := strings.CutPrefix(strings.TrimSpace(lines[i]), "error:")
+	for _, line := range slices.Backward(lines) {
+		text, ok := strings.CutPrefix(strings.TrimSpace(line), "error:")
 		text, _, _ = strings.Cut(text, ", at /") // a place, which Nix mostly puts on other lines
 		if text = strings.TrimSpace(text); ok && text != "" {
 			return strings.NewReplacer(evalDir+"/"+sourceFile, "the expression", "«none»:0: ", "").Replace(text)

@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/closured/closured/nixstore"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/closured/closured/nixstore"
 )
 
 const commit = "0123456789abcdef0123456789abcdef01234567"

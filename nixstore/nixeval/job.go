@@ -9,9 +9,10 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/nixstore/nixeval/jail"
-	"golang.org/x/sys/unix"
 )
 
 //go:embed nix/outputs.nix
@@ -237,7 +238,7 @@ func findFlakeFile(dir string) error {
 		return err
 	}
 	file := os.NewFile(uintptr(fd), "flake.nix")
-	defer file.Close() //nolint:errcheck // nothing was written
+	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
 		return err

@@ -5,8 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/closured/closured/nixstore"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/closured/closured/nixstore"
 )
 
 func TestPackageNames(t *testing.T) {

@@ -223,7 +223,7 @@ func addNetworkFiles(files map[string][]byte) error {
 		certsInJail, "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/certs/ca-bundle.crt",
 		"/nix/var/nix/profiles/default/etc/ssl/certs/ca-bundle.crt",
 	} {
-		if data, err := os.ReadFile(name); err == nil { //nolint:gosec // fixed names
+		if data, err := os.ReadFile(name); err == nil {
 			files[certsInJail] = data
 			return nil
 		}

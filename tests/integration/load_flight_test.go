@@ -201,7 +201,7 @@ func TestFault03PodDeletedAmidBuild(t *testing.T) {
 		}
 		links, err := filepath.Glob(filepath.Join(n.StateDir(), "nix/var/nix/gcroots/closured/*/*"))
 		if err != nil || len(links) > 0 {
-			return fmt.Errorf("the roots %q are left (%v)", links, err)
+			return fmt.Errorf("the roots %q are left (%w)", links, err)
 		}
 		return nil
 	})

@@ -30,8 +30,8 @@ func MaybeChild() {
 	runtime.LockOSThread() // credentials belong to threads, and exec takes those of its caller
 	err := becomeProgram()
 	reason := os.NewFile(reasonFD, "reason")
-	fmt.Fprint(reason, err) //nolint:errcheck // nobody is left to tell
-	os.Exit(exitSetup)      //nolint:revive // this process exists only for the jail, and main must not go on in it
+	fmt.Fprint(reason, err)
+	os.Exit(exitSetup) //nolint:revive // this process exists only for the jail, and main must not go on in it
 }
 
 const exitSetup = 125 // as of env(1) and others: the program was not started

@@ -89,7 +89,7 @@ func dropPower(spec *Spec) error {
 }
 
 func dropBoundingSet() error {
-	for c := uintptr(0); c < 64; c++ {
+	for c := range uintptr(64) {
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
 		if errors.Is(err, unix.EINVAL) {
 			return nil // past the kernel's last capability

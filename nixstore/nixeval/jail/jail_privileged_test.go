@@ -15,9 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/closured/closured/nixstore/nixeval/jail"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/closured/closured/nixstore/nixeval/jail"
 )
 
 // shell is a jail that runs a script with busybox, which is all it holds.

@@ -3,8 +3,9 @@ package jail_test
 import (
 	"testing"
 
-	"github.com/closured/closured/nixstore/nixeval/jail"
 	"go.uber.org/goleak"
+
+	"github.com/closured/closured/nixstore/nixeval/jail"
 )
 
 func TestMain(m *testing.M) {
