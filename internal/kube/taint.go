@@ -71,7 +71,7 @@ func (u *Untainter) Run(ctx context.Context) error {
 		}
 		removed, err := u.cfg.Client.Untaint(ctx, u.cfg.Node, u.cfg.Key)
 		if removed {
-			u.log.Info("start-up taint is removed", slog.String("taint", u.cfg.Key))
+			u.log.Info("start-up taint is removed", slog.String(logkey.Taint, u.cfg.Key))
 		}
 		if err == nil {
 			wait, failures = jittered(lookAgain), 0

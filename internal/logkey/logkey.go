@@ -41,6 +41,8 @@ const (
 	Driver = "driver"
 	// Node is the name of the node.
 	Node = "node"
+	// Taint is the key of a node's taint.
+	Taint = "taint"
 
 	// Source is the kind of a source, a word of the policy file.
 	Source = "source"
