@@ -35,6 +35,7 @@ func TestFault45WritableVolumeIsPrivate(t *testing.T) {
 	t.Parallel()
 	n := start(t, agent.Config{Args: offline()})
 	root := nixtest.SyntheticClosure(t, n.StateDir(), 3, "writable")
+	n.logged("nix works") // the self-test, which puts something into the store, is over
 	before := describeTree(t, filepath.Join(n.StateDir(), "nix", "store"))
 	one, two, plain := writableVolume(1, root), writableVolume(2, root), agent.StorePath(3, root)
 	for _, v := range []agent.Volume{one, two, plain} {
