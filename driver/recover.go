@@ -17,7 +17,7 @@ import (
 // agent ended in whatever way: mounts that no pin stands for are taken away, and
 // so are pins and private layers of volumes that are gone. A pin whose volume
 // kubelet still wants is kept, also when nothing is mounted, as after a reboot:
-// kubelet is going to publish it again. Only mounts of our own views are touched.
+// kubelet is going to publish it again. Only mounts of views on our own state directory are touched.
 //
 // Call it once, before the first RPC. It does what it can, and gives everything
 // that failed; none of that keeps the driver from serving.
@@ -35,15 +35,20 @@ func (d *Driver) Recover(ctx context.Context) error {
 		s.pin(ctx, p)
 	}
 	for digest, m := range s.mounts {
-		if !s.pinned[digest] {
+		switch {
+		case s.pinned[digest]:
+		case m.Own:
 			s.unmount(ctx, m)
+		default:
+			s.mountsForeign++ // its pin is in the store of another agent
 		}
 	}
 	if err := d.cfg.Views.SweepWritable(func(id string) bool { return s.kept[id] }); err != nil {
 		s.problems = append(s.problems, err)
 	}
 	d.log.Info("recovered", slog.Int("pinsKept", s.pinsKept), slog.Int("pinsReleased", s.pinsReleased),
-		slog.Int("mountsKept", len(s.pinned)), slog.Int("mountsRemoved", s.mountsRemoved), slog.Int("failures", len(s.problems)))
+		slog.Int("mountsKept", len(s.pinned)), slog.Int("mountsRemoved", s.mountsRemoved),
+		slog.Int("mountsForeign", s.mountsForeign), slog.Int("failures", len(s.problems)))
 	return errors.Join(s.problems...)
 }
 
@@ -56,7 +61,7 @@ type sweep struct {
 	kept     map[string]bool         // ids of volumes that keep their pin
 	problems []error
 
-	pinsKept, pinsReleased, mountsRemoved int
+	pinsKept, pinsReleased, mountsRemoved, mountsForeign int
 }
 
 // pin keeps or releases one pin. A name that is not of our making is an accident

@@ -38,6 +38,14 @@ func TestRecover(t *testing.T) {
 				}
 			}
 		}, ""},
+		{"the pin is that of another agent", func(t *testing.T, n *drivertest.Node) {
+			n.Views.Foreign = true
+			for _, p := range n.Pins.List(nixstore.HolderVolume) {
+				if err := n.Pins.Drop(p.Holder); err != nil {
+					t.Error(err)
+				}
+			}
+		}, "folder mount"}, // the fake's layers are all our own
 		{"a stray pin", func(t *testing.T, n *drivertest.Node) {
 			h := nixstore.Holder{Kind: nixstore.HolderVolume, Name: "stray"}
 			if err := n.Pins.Put(h, drivertest.Root("curl")); err != nil {

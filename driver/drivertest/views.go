@@ -23,6 +23,8 @@ type Views struct {
 
 	// NoRoots makes Volumes unable to tell what is mounted.
 	NoRoots bool
+	// Foreign makes Volumes say that the mounts are another agent's.
+	Foreign bool
 
 	mu     sync.Mutex             // guards what follows
 	mounts map[string]view.Volume // by target path without symlinks
@@ -122,7 +124,7 @@ func (v *Views) Volumes() ([]view.Mounted, error) {
 	defer v.mu.Unlock()
 	var all []view.Mounted
 	for path, vol := range v.mounts {
-		m := view.Mounted{Path: path, Root: vol.Root}
+		m := view.Mounted{Path: path, Root: vol.Root, Own: !v.Foreign}
 		if v.NoRoots {
 			m.Root = nixstore.StorePath{}
 		}

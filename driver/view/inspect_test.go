@@ -78,9 +78,9 @@ func TestVolumesAndUsage(t *testing.T) {
 	readOnly, writable, inUser := e.volume("ro", e.small), e.writable("rw", e.other), e.volume("user", e.small)
 	inUser.UserNamespace = true
 	want := []view.Mounted{
-		{Path: e.mount(readOnly), Root: e.small.Root, Kind: view.KindRedirect},
-		{Path: e.mount(writable), Root: e.other.Root, Kind: view.KindWritable},
-		{Path: e.mount(inUser), Root: e.small.Root, Kind: view.KindHardLink},
+		{Path: e.mount(readOnly), Root: e.small.Root, Kind: view.KindRedirect, Own: true},
+		{Path: e.mount(writable), Root: e.other.Root, Kind: view.KindWritable, Own: true},
+		{Path: e.mount(inUser), Root: e.small.Root, Kind: view.KindHardLink, Own: true},
 	}
 	// A part of a volume elsewhere, as kubelet makes it for subPath, is no volume.
 	part := filepath.Join(e.kubelet, "part")
@@ -89,6 +89,7 @@ func TestVolumesAndUsage(t *testing.T) {
 	compare := func(m *view.Manager) {
 		have, err := m.Volumes()
 		must(t, err)
+		have = slices.DeleteFunc(have, func(v view.Mounted) bool { return !v.Own }) // of agents that other tests run
 		byPath := cmpopts.SortSlices(func(a, b view.Mounted) bool { return a.Path < b.Path })
 		if diff := cmp.Diff(want, have, byPath, cmp.Comparer(func(a, b nixstore.StorePath) bool { return a == b })); diff != "" {
 			t.Error(diff)
@@ -110,6 +111,19 @@ func TestVolumesAndUsage(t *testing.T) {
 	compare(m)
 	must(t, m.Close())
 	compare(e.start()) // the next life sees the same
+
+	must(t, os.MkdirAll(e.state+"-2", 0o755))
+	t.Cleanup(func() { must(t, os.RemoveAll(e.state+"-2")) })
+	other, err := view.New(t.Context(), view.Config{StateDir: e.state + "-2", StoreDir: e.store.dir, Closures: e.store})
+	must(t, err)
+	defer func() { must(t, other.Close()) }()
+	have, err := other.Volumes()
+	must(t, err)
+	for _, v := range have {
+		if v.Own {
+			t.Errorf("an agent with another state directory takes %+v for its own", v)
+		}
+	}
 }
 
 // Publishing must not read the mount table, which is long on a busy node. The

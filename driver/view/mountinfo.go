@@ -114,11 +114,14 @@ type Mounted struct {
 	Path string             // where, in this mount namespace
 	Root nixstore.StorePath // what it shows; zero when that cannot be told
 	Kind Kind
+	// Own says that it was made on this state directory. Another agent may have its
+	// volumes on the same machine, below the same kubelet folder even.
+	Own bool
 }
 
-// Volumes gives every volume of ours that this mount namespace has that is not a
-// helper below the state directory, also those of earlier lives; a stack of mounts at one place as
-// often as it is high. Parts of volumes mounted elsewhere, as kubelet does for
+// Volumes gives every volume that this mount namespace has and that is not a
+// helper below the state directory, also those of earlier lives, and those of
+// other agents; a stack of mounts at one place as often as it is high. Parts of volumes mounted elsewhere, as kubelet does for
 // subPath, are not among them. It reads the whole mount table: call it at start,
 // not for each request.
 func (m *Manager) Volumes() ([]Mounted, error) {
@@ -137,7 +140,7 @@ func (m *Manager) Volumes() ([]Mounted, error) {
 		if err != nil {
 			root = nixstore.StorePath{} // its tree was removed; the mount is ours all the same
 		}
-		ours = append(ours, Mounted{Path: e.mount.point, Root: root, Kind: KindHardLink})
+		ours = append(ours, Mounted{Path: e.mount.point, Root: root, Kind: KindHardLink, Own: true})
 	}
 	return ours, nil
 }
@@ -156,7 +159,13 @@ func (m *Manager) overlayVolume(e mountEntry) (Mounted, bool) {
 	if _, writable := e.option("upperdir"); writable {
 		kind = KindWritable
 	}
-	return Mounted{Path: e.point, Root: m.rootOfLayers(e), Kind: kind}, true
+	return Mounted{Path: e.point, Root: m.rootOfLayers(e), Kind: kind, Own: m.hasLayer(e)}, true
+}
+
+// hasLayer tells whether the overlay's first lower layer is below our state directory.
+func (m *Manager) hasLayer(e mountEntry) bool {
+	lower, _ := e.option("lowerdir")
+	return strings.HasPrefix(lower, m.views+"/") || strings.HasPrefix(lower, m.links+"/")
 }
 
 // rootOfLayers finds the root in the name of the overlay's first lower layer: the
