@@ -167,6 +167,40 @@ func TestFault14SecondAgentOnOneNode(t *testing.T) {
 	n.requireNothing()
 }
 
+// TestAgentsBesideEachOther starts agents with state directories of their own on one
+// machine, with one kubelet and without: what they sweep must be theirs.
+func TestAgentsBesideEachOther(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]agent.Config{
+		"without kubelet":           {NoKubelet: true},
+		"with one kubelet's folder": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := start(t, cfg)
+			v, w := agent.StorePath(1, n.textClosure(3, "first")), agent.StorePath(2, n.textClosure(3, "first"))
+			w.Attributes["writable"], w.Writable = "true", true
+			n.publish(v)
+			n.publish(w)
+			if !cfg.NoKubelet {
+				cfg.Args = []string{"--kubelet-dir", n.KubeletDir(), "--driver-name", "second.closured.dev"}
+			}
+			second := start(t, cfg)
+			n.requireVolumes(2)
+			if err := second.Restart(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			n.requireVolumes(2)
+			if files, err := readVolume(n.Target(v)); err != nil || files != 4 {
+				t.Errorf("the first agent's volume shows %d files (%v), want 3 and closure.json", files, err)
+			}
+			n.unpublish(v)
+			n.unpublish(w)
+			n.requireNothing()
+		})
+	}
+}
+
 // TestFault13StaleAndRemovedSockets starts over sockets that a killed agent left,
 // and removes the socket under a running agent.
 func TestFault13StaleAndRemovedSockets(t *testing.T) {
