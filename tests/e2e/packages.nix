@@ -1,0 +1,42 @@
+# The package set of the end-to-end tests. It is a folder with this file as
+# default.nix, deb-closure.nix and text-closure.nix, busybox/ (made by
+# mk-busybox.sh) and debs/ (made by deb-fetch.sh).
+let
+  debian = import ./deb-closure.nix { busybox = ./busybox; debs = ./debs; };
+  bb = builtins.path { path = ./busybox; name = "busybox-tree"; };
+  run = name: script: derivation {
+    inherit name;
+    system = builtins.currentSystem;
+    builder = "${bb}/bin/sh";
+    args = [ "-euc" script ];
+    PATH = "${bb}/bin";
+  };
+  # the programs of busybox, and a file that tells one package from another
+  tools = name: script: run name ''
+    mkdir -p $out/share
+    ln -s ${bb}/bin $out/bin
+    echo ${name} > $out/share/name
+    ${script}
+  '';
+  paths = n: (import ./text-closure.nix { inherit n; seed = "e2e"; }).root;
+in
+{
+  inherit (debian) curl jq;
+  redis = debian.env "redis" [ "redis-server" "redis-tools" ];
+  one = tools "one" "";
+  two = tools "two" "";
+  nested.deep = tools "deep" "";
+  ready = tools "ready" "head -c 33554432 /dev/urandom > $out/share/data";
+  many = tools "many" "ln -s ${paths 1500} $out/share/many";
+  slow = tools "slow" ''
+    for i in $(seq 150); do echo "step $i of 150"; sleep 1; done
+  '';
+  endless = tools "endless" ''
+    while :; do echo closured-e2e-endless; sleep 1; done
+  '';
+  broken = run "broken-1.0" ''
+    echo "cc -c main.c"
+    echo "main.c:1:10: fatal error: frobnicate.h: No such file or directory" >&2
+    exit 1
+  '';
+}
