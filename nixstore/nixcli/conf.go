@@ -26,6 +26,8 @@ type setting struct{ name, value string }
 // ever for a silent builder, and believe for an hour that a cache lacks a path.
 func softOptions() []setting {
 	return []setting{
+		// Nix's default without kvm, which it would bind into each builder's sandbox.
+		{"system-features", "benchmark big-parallel nixos-test"},
 		{"max-jobs", "auto"},
 		{"connect-timeout", "10"},
 		{"stalled-download-timeout", "30"},
@@ -68,7 +70,7 @@ func checkOption(name, value string) error {
 	if fixed {
 		return invalid("remove it", "the Nix option %s cannot be changed: builds are sandboxed, paths are signed and only root is trusted", name)
 	}
-	if base == "substituters" && slices.ContainsFunc(strings.Fields(value), func(u string) bool { return hasTrusted(u) }) {
+	if base == "substituters" && slices.ContainsFunc(strings.Fields(value), hasTrusted) {
 		return invalid("remove the parameter", "a substituter of the Nix option %s has the parameter \"trusted\", which switches signatures off", name)
 	}
 	return nil
