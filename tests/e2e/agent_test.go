@@ -21,6 +21,8 @@ type agent interface {
 	start(ctx context.Context) error
 	// stop ends it as its owner would, and waits until it is gone.
 	stop(ctx context.Context) error
+	// packages is the folder of the package set as the agent sees it.
+	packages() string
 	// wantsDriver tells whether the CSIDriver object is for the tests to make.
 	wantsDriver() bool
 	// log gives the end of what it said.
@@ -31,9 +33,9 @@ type agent interface {
 
 func newAgent(context.Context) (agent, error) {
 	switch form := os.Getenv("E2E_AGENT"); form {
-	case "", "process":
+	case "process":
 		return &process{dir: filepath.Join(w.dir, "run", "agent"), socket: filepath.Join(kubeletDir, "plugins", driverName, "csi.sock")}, nil
-	case "daemonset":
+	case "", "daemonset":
 		return &daemonSet{}, nil
 	default:
 		return nil, fmt.Errorf("E2E_AGENT is %q, want process or daemonset", form)
@@ -68,7 +70,12 @@ type process struct {
 
 func (p *process) wantsDriver() bool { return true }
 
+func (p *process) packages() string { return filepath.Join(w.dir, "packages") }
+
 func (p *process) start(ctx context.Context) error {
+	if p.cmd != nil {
+		return nil
+	}
 	if err := errors.Join(os.MkdirAll(p.dir, 0o755), os.MkdirAll(filepath.Dir(p.socket), 0o755)); err != nil {
 		return err
 	}
@@ -81,7 +88,7 @@ func (p *process) start(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	args := append([]string{"--endpoint", "unix://" + p.socket}, flags(filepath.Join(w.dir, "packages"), policy)...)
+	args := append([]string{"--endpoint", "unix://" + p.socket}, flags(p.packages(), policy)...)
 	cmd := exec.Command(filepath.Join(w.dir, "bin", "closured"), args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}

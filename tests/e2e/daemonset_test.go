@@ -5,13 +5,73 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// daemonSet is the agent as it is deployed.
+const (
+	agentNamespace = "closured-system"
+	agentPods      = "app.kubernetes.io/name=closured,app.kubernetes.io/component=agent"
+)
+
+// daemonSet is the agent as it is deployed, by deploy/base and what ./deploy
+// changes of it.
 type daemonSet struct{}
 
-func (*daemonSet) wantsDriver() bool               { return false }
-func (*daemonSet) start(ctx context.Context) error { return errors.New("not yet") }
-func (*daemonSet) stop(ctx context.Context) error  { return errors.New("not yet") }
-func (*daemonSet) log() string                     { return "" }
-func (*daemonSet) close() error                    { return nil }
+func (*daemonSet) wantsDriver() bool { return false }
+
+func (*daemonSet) packages() string { return "/packages" }
+
+// start installs it, or what is missing of it, by one command.
+func (d *daemonSet) start(ctx context.Context) error {
+	begin := time.Now()
+	for _, args := range [][]string{
+		{"apply", "-k", "deploy"},
+		{"rollout", "status", "-n", agentNamespace, "daemonset/closured", "--timeout=120s"},
+	} {
+		if out, err := kubectl(ctx, "", args...); err != nil {
+			pods, _ := kubectl(ctx, "", "describe", "pods", "-n", agentNamespace)
+			return fmt.Errorf("kubectl %s: %w\n%s\n%s\n%s", strings.Join(args, " "), err, out, pods, d.log())
+		}
+	}
+	fmt.Printf("    the DaemonSet was ready after %s\n", time.Since(begin).Round(100*time.Millisecond))
+	return wait(ctx, time.Minute, "the agent's process", func() error {
+		pids, err := agentPIDs()
+		if err == nil && len(pids) != 1 {
+			err = fmt.Errorf("the node has the agents %v", pids)
+		}
+		return err
+	})
+}
+
+// stop deletes the DaemonSet and waits for the end of its pod.
+func (*daemonSet) stop(ctx context.Context) error {
+	if out, err := kubectl(ctx, "", "delete", "-n", agentNamespace, "daemonset/closured", "--ignore-not-found"); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return wait(ctx, time.Minute, "the end of the agent", func() error {
+		pods, err := w.kube.CoreV1().Pods(agentNamespace).List(ctx, metav1.ListOptions{LabelSelector: agentPods})
+		if err == nil && len(pods.Items) > 0 {
+			err = errors.New("its pod is there")
+		}
+		return err
+	})
+}
+
+func (*daemonSet) log() string {
+	var all []string
+	for _, container := range []string{"agent", "nix-daemon"} {
+		out, err := kubectl(context.Background(), "", "logs", "-n", agentNamespace, "daemonset/closured", "-c", container, "--tail=30")
+		if err != nil {
+			out = err.Error() + ": " + out
+		}
+		all = append(all, container+":\n"+out)
+	}
+	return strings.Join(all, "\n")
+}
+
+// close leaves it to the end of the cluster.
+func (*daemonSet) close() error { return nil }

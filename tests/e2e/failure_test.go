@@ -10,51 +10,57 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestEventsSayWhatToDo: what a stranger reads in `kubectl describe pod`.
+// TestEventsSayWhatToDo: what a stranger reads in `kubectl describe pod`, or, where
+// the admission policy is installed and knows better, when the pod is created.
 func TestEventsSayWhatToDo(t *testing.T) {
 	t.Cleanup(func() { requireClean(t) })
+	const nowhere = "/nix/store/00000000000000000000000000000000-none"
 	for _, test := range []struct {
-		name       string
-		attributes attributes
-		words      []string
+		name, namespace string
+		attributes      attributes
+		event           []string // words of the event
+		admission       []string // words of the refusal; nil: admission lets it pass
 	}{
-		{"failing-build", attributes{"packages": "broken"}, []string{"broken-1.0", "FailedPrecondition"}},
-		{"refused-by-policy", attributes{"nixExpr": "pkgs: pkgs.one"}, []string{"PermissionDenied", "nixExpr", plain}},
-		{"unknown-attribute", attributes{"package": "one"}, []string{"InvalidArgument", "package", `packages`}},
-		{"unknown-package", attributes{"packages": "onne"}, []string{"onne"}},
-		{"two-sources", attributes{"packages": "one", "storePath": "/nix/store/00000000000000000000000000000000-none"}, []string{"InvalidArgument"}},
-		{"no-such-path", attributes{"storePath": "/nix/store/00000000000000000000000000000000-none"}, []string{"00000000000000000000000000000000-none"}},
+		{"failing-build", plain, attributes{"packages": "broken"}, []string{"FailedPrecondition", "broken-1.0", "frobnicate.h", "next:"}, nil},
+		{"refused-at-creation", plain, attributes{"nixExpr": "pkgs: pkgs.one"}, []string{"PermissionDenied", "nixExpr", plain, "next:"}, []string{"nixExpr", "next:"}},
+		{"refused-by-policy", free, attributes{"nixExpr": "pkgs: pkgs.one"}, []string{"PermissionDenied", "nixExpr", free, "next:"}, nil},
+		{"unknown-attribute", plain, attributes{"package": "one"}, []string{"InvalidArgument", `did you mean "packages"`}, []string{"package", "next:"}},
+		{"unknown-package", plain, attributes{"packages": "onne"}, []string{"NotFound", "onne", "next:"}, nil},
+		{"two-sources", plain, attributes{"packages": "one", "storePath": nowhere}, []string{"InvalidArgument", "next:"}, []string{"exactly one source", "next:"}},
+		{"no-such-path", plain, attributes{"storePath": nowhere}, []string{"NotFound", nowhere, "next:"}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			pod := create(t, newPod(plain, test.name, test.attributes))
-			event := failedMount(t, pod, time.Minute, test.words...)
-			t.Log(event)
+			pod := newPod(test.namespace, test.name, test.attributes)
+			if _, deployed := w.agent.(*daemonSet); deployed && test.admission != nil {
+				made, err := w.kube.CoreV1().Pods(pod.Namespace).Create(t.Context(), pod, metav1.CreateOptions{})
+				if err == nil {
+					remove(t, made)
+					t.Fatal("the pod was admitted")
+				}
+				if t.Log(err); !containsAll(err.Error(), test.admission) {
+					t.Errorf("the refusal lacks %q", test.admission)
+				}
+				return
+			}
+			pod = create(t, pod)
+			t.Log(failedMount(t, pod, time.Minute, test.event...))
 			remove(t, pod) // it never had a volume, and must go all the same
 		})
 	}
 }
 
-// TestLongBuild takes longer than a call of kubelet may.
-func TestLongBuild(t *testing.T) {
+// TestLongBuilds: one takes longer than a call of kubelet may, another one's pod
+// is deleted meanwhile. That pod goes at once; kubelet unpublishes its volume when
+// the call that it waits for ends, and the build goes after the agent's grace.
+func TestLongBuilds(t *testing.T) {
 	t.Cleanup(func() { requireClean(t) })
 	begin := time.Now()
-	pod := ready(t, create(t, newPod(plain, "long", attributes{"packages": "slow"})), 6*time.Minute)
-	took := time.Since(begin)
-	if took < 150*time.Second {
-		t.Errorf("it was ready after %s, before the build can have ended", took)
-	}
-	t.Logf("ready %s after it was created, %s after the build", took.Round(time.Second), (took - 150*time.Second).Round(time.Second))
-	if says := in(t, pod, bin+"cat", "/nix/var/result/share/name"); says != "slow" {
-		t.Errorf("the package is %q", says)
-	}
-}
-
-// TestDeletedInMidBuild: the pod goes at once, its build soon after.
-func TestDeletedInMidBuild(t *testing.T) {
-	t.Cleanup(func() { requireClean(t) })
-	pod := create(t, newPod(plain, "endless", attributes{"packages": "endless"}))
+	long := create(t, newPod(plain, "long", attributes{"packages": "slow"}))
+	endless := create(t, newPod(plain, "endless", attributes{"packages": "endless"}))
 	err := wait(t.Context(), time.Minute, "the build", func() error {
 		if builders(t) == 0 {
 			return fmt.Errorf("nothing builds")
@@ -64,10 +70,20 @@ func TestDeletedInMidBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	begin := time.Now()
-	remove(t, pod)
-	t.Logf("the pod was gone after %s", time.Since(begin).Round(100*time.Millisecond))
-	err = wait(t.Context(), 2*time.Minute, "the end of the build", func() error {
+	deleted := time.Now()
+	remove(t, endless)
+	t.Logf("the deleted pod was gone after %s", time.Since(deleted).Round(100*time.Millisecond))
+
+	long = ready(t, long, 6*time.Minute)
+	took := time.Since(begin)
+	if took < 150*time.Second {
+		t.Errorf("it was ready after %s, before the build can have ended", took)
+	}
+	t.Logf("ready %s after it was created", took.Round(time.Second))
+	if says := in(t, long, bin+"cat", "/nix/var/result/share/name"); says != "slow" {
+		t.Errorf("the package is %q", says)
+	}
+	err = wait(t.Context(), 2*time.Minute, "the end of the other build", func() error {
 		if n := builders(t); n > 0 {
 			return fmt.Errorf("%d processes build", n)
 		}
@@ -76,7 +92,6 @@ func TestDeletedInMidBuild(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	t.Logf("the build ended after %s", time.Since(begin).Round(100*time.Millisecond))
 }
 
 // builders counts the processes that build the endless package.

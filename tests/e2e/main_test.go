@@ -29,6 +29,7 @@ const (
 const (
 	plain = "e2e"
 	dev   = "dev-e2e"
+	free  = "free-e2e" // everything for admission, the default rules for the agent
 )
 
 // world is what all tests share: the cluster and its agent.
@@ -93,8 +94,8 @@ func prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, name := range []string{plain, dev} {
-		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	for name, label := range map[string]string{plain: "false", dev: "true", free: "true"} {
+		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"closured.dev/any-source": label}}}
 		if _, err := w.kube.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); ignoreExists(err) != nil {
 			return err
 		}
@@ -102,7 +103,7 @@ func prepare(ctx context.Context) error {
 	if err := w.agent.start(ctx); err != nil {
 		return err
 	}
-	for _, name := range []string{plain, dev} {
+	for _, name := range []string{plain, dev, free} {
 		err := wait(ctx, time.Minute, "the service account of "+name, func() error {
 			_, err := w.kube.CoreV1().ServiceAccounts(name).Get(ctx, "default", metav1.GetOptions{})
 			return err

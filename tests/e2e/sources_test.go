@@ -65,7 +65,7 @@ func TestEverySource(t *testing.T) {
 }
 
 // flakeDir is the flake's folder as the agent sees it.
-func flakeDir() string { return filepath.Join(w.dir, "packages", "flake") }
+func flakeDir() string { return filepath.Join(w.agent.packages(), "flake") }
 
 // TestTwoClosuresAreIsolated: neither pod sees a path of the other, in no way.
 func TestTwoClosuresAreIsolated(t *testing.T) {
