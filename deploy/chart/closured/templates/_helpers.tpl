@@ -1,0 +1,27 @@
+{{- define "closured.labels" -}}
+app.kubernetes.io/name: closured
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- /* Without the release's name: there is one agent on a node, whatever its release. */}}
+{{- define "closured.selector" -}}
+app.kubernetes.io/name: closured
+app.kubernetes.io/component: agent
+{{- end }}
+
+{{- define "closured.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "closured.nixConf" -}}
+{{- range $name, $value := .Values.nixConf }}
+{{ $name }} = {{ $value }}
+{{- end }}
+{{ end }}
+
+{{- define "closured.daemonSocket" -}}
+{{ if .Values.hostStore }}/nix/var/nix/daemon-socket/socket{{ else }}{{ .Values.stateDir }}/run/nix/socket{{ end }}
+{{- end }}
