@@ -10,6 +10,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -23,6 +24,7 @@ type identity struct {
 func (i identity) Probe(ctx context.Context, _ *csi.ProbeRequest) (*csi.ProbeResponse, error) {
 	if i.hang {
 		<-ctx.Done()
+		return nil, status.FromContextError(ctx.Err()).Err() // whoever's clock is first, it is no answer
 	}
 	return &csi.ProbeResponse{Ready: wrapperspb.Bool(i.ready)}, nil
 }
