@@ -74,7 +74,7 @@ func (s packageSet) fingerprint(now time.Time) string {
 // mean the same. Nix's own default is an hour as well (tarball-ttl).
 const unlockedFor = time.Hour
 
-func (f flakeRef) fingerprint(now time.Time) string {
+func (f *flakeRef) fingerprint(now time.Time) string {
 	if f.locked {
 		return "locked"
 	}

@@ -128,6 +128,7 @@ func execute(spec *Spec) error {
 			return fmt.Errorf("bounding the memory: %w", err)
 		}
 	}
+	//nolint:gosec // G103: pointers to Go's memory in the arguments of a system call, the fourth rule of unsafe.Pointer
 	_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(program)),
 		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])))
 	return fmt.Errorf("starting %s: %w", spec.Args[0], errno)

@@ -13,6 +13,17 @@
 // The jail is set up by the caller's own program, started again from
 // /proc/self/exe: main, and TestMain of tests, call MaybeChild first.
 //
+// One that runs busybox for at most a second, and sees nothing else:
+//
+//	result, err := jail.Run(ctx, jail.Spec{
+//		Args:        []string{"/bin/busybox", "echo", "hello"},
+//		Binds:       []jail.Bind{{From: "/usr/bin/busybox", To: "/bin/busybox"}},
+//		UID:         65534,
+//		GID:         65534,
+//		MemoryBytes: 64 << 20,
+//		Timeout:     time.Second,
+//	}, nil, 1<<10, 1<<10)
+//
 // Run may be called concurrently; each call owns one jail and one thread, and
 // returns only when every process of its jail is gone. The first process of the
 // jail is the first of a pid namespace and dies with the thread that started

@@ -133,7 +133,10 @@ func (s source) attach(root string) error {
 // be locked to them (mount_namespaces(7)).
 func keptFlags(have int64) uintptr {
 	var flags uintptr
-	for _, f := range []struct{ st, ms uintptr }{
+	for _, f := range []struct {
+		st int64
+		ms uintptr
+	}{
 		{unix.ST_RDONLY, unix.MS_RDONLY},
 		{unix.ST_NODEV, unix.MS_NODEV},
 		{unix.ST_NOEXEC, unix.MS_NOEXEC},
@@ -141,7 +144,7 @@ func keptFlags(have int64) uintptr {
 		{unix.ST_NODIRATIME, unix.MS_NODIRATIME},
 		{unix.ST_RELATIME, unix.MS_RELATIME},
 	} {
-		if uintptr(have)&f.st != 0 {
+		if have&f.st != 0 {
 			flags |= f.ms
 		}
 	}

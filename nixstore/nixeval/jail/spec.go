@@ -12,34 +12,35 @@ import (
 // Bind shows a file, folder, socket or device of the host in the jail. Mounts
 // below From are not shown. It is nosuid, and nodev unless From is a device.
 type Bind struct {
-	From       string // absolute path on the host
-	To         string // absolute, clean path in the jail; parents are made
-	Writable   bool   // false: read-only
-	NoSymlinks bool   // refuse a From with a symbolic link anywhere: for paths out of a user's words
+	From       string `json:"from"`       // absolute path on the host
+	To         string `json:"to"`         // absolute, clean path in the jail; parents are made
+	Writable   bool   `json:"writable"`   // false: read-only
+	NoSymlinks bool   `json:"noSymlinks"` // refuse a From with a symbolic link anywhere: for paths out of a user's words
 }
 
 // Spec says what to run and all that it may see and use.
 type Spec struct {
-	Args  []string          // program (a path in the jail) and its arguments; at least one
-	Env   []string          // the whole environment, "NAME=value"
-	Dir   string            // working directory in the jail; empty: "/"
-	Binds []Bind            // made in this order
-	Links map[string]string // symbolic links to make: path in the jail to target
-	Files map[string][]byte // files to write: path in the jail to content; readable by all, owned by root
-	Devs  bool              // show null, zero, random and urandom in /dev
-	Proc  bool              // mount a proc of the jail's own pid namespace
+	Args  []string          `json:"args"`  // program (a path in the jail) and its arguments; at least one
+	Env   []string          `json:"env"`   // the whole environment, "NAME=value"
+	Dir   string            `json:"dir"`   // working directory in the jail; empty: "/"
+	Binds []Bind            `json:"binds"` // made in this order
+	Links map[string]string `json:"links"` // symbolic links to make: path in the jail to target
+	Files map[string][]byte `json:"files"` // files to write: path in the jail to content; readable by all, owned by root
+	Devs  bool              `json:"devs"`  // show null, zero, random and urandom in /dev
+	Proc  bool              `json:"proc"`  // mount a proc of the jail's own pid namespace
 
-	UID, GID uint32 // who runs it; neither may be 0
-	Network  bool   // true: the caller's network namespace; false: one with nothing in it
+	UID     uint32 `json:"uid"`     // who runs it; not 0
+	GID     uint32 `json:"gid"`     // its group, without others; not 0
+	Network bool   `json:"network"` // true: the caller's network namespace; false: one with nothing in it
 
-	MemoryBytes uint64 // bound of the address space of each process; 0: none
-	FileBytes   uint64 // bound of the size of each written file; 0: none
+	MemoryBytes uint64 `json:"memoryBytes"` // bound of the address space of each process; 0: none
+	FileBytes   uint64 `json:"fileBytes"`   // bound of the size of each written file; 0: none
 	// Processes bounds the processes and threads of UID, which the kernel counts
 	// over the whole machine and not in the jail (setrlimit(2)); 0: none.
-	Processes uint64
-	OpenFiles uint64        // bound of open files of each process; 0: 1024
-	TmpBytes  uint64        // size of /tmp, the one place that UID may write; 0: 64 MiB
-	Timeout   time.Duration // wall clock; 0: none but ctx
+	Processes uint64        `json:"processes"`
+	OpenFiles uint64        `json:"openFiles"` // bound of open files of each process; 0: 1024
+	TmpBytes  uint64        `json:"tmpBytes"`  // size of /tmp, the one place that UID may write; 0: 64 MiB
+	Timeout   time.Duration `json:"timeout"`   // wall clock; 0: none but ctx
 }
 
 const (
