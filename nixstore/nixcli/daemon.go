@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	backoffMin = 100 * time.Millisecond // before the daemon's first restart
-	backoffMax = 10 * time.Second       // before any restart
-	stableTime = 30 * time.Second       // a daemon that lived so long is restarted at once
+	backoffFirst = 100 * time.Millisecond // before the daemon's first restart
+	backoffLimit = 10 * time.Second       // before any restart
+	stableTime   = 30 * time.Second       // a daemon that lived so long is restarted at once
 )
 
 // Run supervises the own daemon and runs the self-test once a daemon answers.
@@ -33,7 +33,7 @@ func (s *Store) Run(ctx context.Context) error {
 
 // supervise keeps a daemon running until ctx ends.
 func (s *Store) supervise(ctx context.Context) {
-	backoff := backoffMin
+	backoff := backoffFirst
 	for ctx.Err() == nil {
 		started := time.Now()
 		last, err := s.runDaemon(ctx)
@@ -41,14 +41,14 @@ func (s *Store) supervise(ctx context.Context) {
 			return
 		}
 		if time.Since(started) > stableTime {
-			backoff = backoffMin
+			backoff = backoffFirst
 		}
 		s.log.Error("nix daemon ended", slog.Any("error", err), slog.String("lastLines", strings.Join(last, " | ")),
 			slog.Duration("restartIn", backoff))
 		if !sleep(ctx, backoff) {
 			return
 		}
-		backoff = min(2*backoff, backoffMax)
+		backoff = min(2*backoff, backoffLimit)
 	}
 }
 

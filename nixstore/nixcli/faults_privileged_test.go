@@ -164,13 +164,13 @@ func TestDaemonEndsWithItsContext(t *testing.T) {
 	nixtest.Require(t)
 	dir := nixtest.StateDir(t)
 	var pid int
-	t.Run("running", func(t *testing.T) {
-		open(t, offline(dir))
-		pid = daemonOf(t, dir)
+	t.Cleanup(func() { // after that of open, which waits for the end
+		if err := syscall.Kill(pid, 0); pid == 0 || !errors.Is(err, syscall.ESRCH) {
+			t.Errorf("the daemon %d is still there: %v", pid, err)
+		}
 	})
-	if err := syscall.Kill(pid, 0); pid == 0 || !errors.Is(err, syscall.ESRCH) {
-		t.Errorf("the daemon %d is still there: %v", pid, err)
-	}
+	open(t, offline(dir))
+	pid = daemonOf(t, dir)
 }
 
 // unprivileged gives a folder of Nix's programs whose daemon is refused
@@ -179,19 +179,19 @@ func unprivileged(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, program := range []string{"nix-store", "nix-instantiate", "nix-daemon"} {
-		real, err := exec.LookPath(program)
+		installed, err := exec.LookPath(program)
 		if err != nil {
 			t.Fatal(err)
 		}
 		to := filepath.Join(dir, program)
 		if program != "nix-daemon" {
-			if err := os.Symlink(real, to); err != nil {
+			if err := os.Symlink(installed, to); err != nil {
 				t.Fatal(err)
 			}
 			continue
 		}
 		text := "#!/bin/sh\nexec unshare --user --map-root-user sh -c 'echo 0 > /proc/sys/user/max_user_namespaces; " +
-			"exec setpriv --bounding-set -sys_admin --inh-caps -all " + real + "'\n"
+			"exec setpriv --bounding-set -sys_admin --inh-caps -all " + installed + "'\n"
 		if err := os.WriteFile(to, []byte(text), 0o755); err != nil {
 			t.Fatal(err)
 		}

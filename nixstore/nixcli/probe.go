@@ -88,7 +88,7 @@ func (s *Store) Version() string {
 
 // testWhenReady runs the self-test as soon as a daemon answers.
 func (s *Store) testWhenReady(ctx context.Context) {
-	for wait := backoffMin; sleep(ctx, wait); wait = readyPoll {
+	for wait := backoffFirst; sleep(ctx, wait); wait = readyPoll {
 		err := s.SelfTest(ctx)
 		switch {
 		case ctx.Err() != nil:
