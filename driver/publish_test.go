@@ -430,7 +430,7 @@ func TestFault32ForgedPodKeys(t *testing.T) {
 		"a uid of more than one spelling": {prefix + "pod.uid": strings.ToUpper(uid)},
 	} {
 		req := n.Publish(t, uid, redis())
-		maps.Copy(req.VolumeContext, forged)
+		maps.Copy(req.GetVolumeContext(), forged)
 		start := n.State(t)
 		if _, err := d.NodePublishVolume(t.Context(), req); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%s: %v", name, err)

@@ -18,46 +18,39 @@ import (
 func TestRecover(t *testing.T) {
 	t.Parallel()
 	podDir := func(n *drivertest.Node) string { return filepath.Join(n.KubeletDir, "pods", uid) }
+	dropAll := func(n *drivertest.Node) error {
+		var errs []error
+		for _, p := range n.Pins.List(nixstore.HolderVolume) {
+			errs = append(errs, n.Pins.Drop(p.Holder))
+		}
+		return errors.Join(errs...)
+	}
 	for _, row := range []struct {
 		name   string
-		happen func(*testing.T, *drivertest.Node)
+		happen func(*drivertest.Node) error
 		want   string // kinds of state that are left, in order
 	}{
-		{"nothing", func(*testing.T, *drivertest.Node) {}, "folder layer mount pin"},
-		{"a reboot", func(_ *testing.T, n *drivertest.Node) { n.Views.Lose() }, "folder layer pin"},
-		{"a reboot, and the pod is gone", func(t *testing.T, n *drivertest.Node) {
+		{"nothing", func(*drivertest.Node) error { return nil }, "folder layer mount pin"},
+		{"a reboot", func(n *drivertest.Node) error { n.Views.Lose(); return nil }, "folder layer pin"},
+		{"a reboot, and the pod is gone", func(n *drivertest.Node) error {
 			n.Views.Lose()
-			if err := os.RemoveAll(podDir(n)); err != nil {
-				t.Error(err)
-			}
+			return os.RemoveAll(podDir(n))
 		}, ""},
-		{"the pin is lost", func(t *testing.T, n *drivertest.Node) {
-			for _, p := range n.Pins.List(nixstore.HolderVolume) {
-				if err := n.Pins.Drop(p.Holder); err != nil {
-					t.Error(err)
-				}
-			}
-		}, ""},
-		{"the pin is that of another agent", func(t *testing.T, n *drivertest.Node) {
+		{"the pin is lost", dropAll, ""},
+		{"the pin is that of another agent", func(n *drivertest.Node) error {
 			n.Views.Foreign = true
-			for _, p := range n.Pins.List(nixstore.HolderVolume) {
-				if err := n.Pins.Drop(p.Holder); err != nil {
-					t.Error(err)
-				}
-			}
+			return dropAll(n)
 		}, "folder mount"}, // the fake's layers are all our own
-		{"a stray pin", func(t *testing.T, n *drivertest.Node) {
+		{"a stray pin", func(n *drivertest.Node) error {
 			h := nixstore.Holder{Kind: nixstore.HolderVolume, Name: "stray"}
-			if err := n.Pins.Put(h, drivertest.Root("curl")); err != nil {
-				t.Error(err)
-			}
+			return n.Pins.Put(h, drivertest.Root("curl"))
 		}, "folder layer mount pin"},
-		{"the pin names another root", func(t *testing.T, n *drivertest.Node) {
+		{"the pin names another root", func(n *drivertest.Node) error {
+			var errs []error
 			for _, p := range n.Pins.List(nixstore.HolderVolume) {
-				if err := errors.Join(n.Pins.Drop(p.Holder), n.Pins.Put(p.Holder, drivertest.Root("curl"))); err != nil {
-					t.Error(err)
-				}
+				errs = append(errs, n.Pins.Drop(p.Holder), n.Pins.Put(p.Holder, drivertest.Root("curl")))
 			}
+			return errors.Join(errs...)
 		}, "layer pin"}, // kubelet still has the volume and publishes it again
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -68,7 +61,9 @@ func TestRecover(t *testing.T) {
 			if _, err := n.Driver(t).NodePublishVolume(t.Context(), req); err != nil {
 				t.Fatal(err)
 			}
-			row.happen(t, n)
+			if err := row.happen(n); err != nil {
+				t.Fatal(err)
+			}
 			n.Restart(t)
 			if err := n.Driver(t).Recover(t.Context()); err != nil {
 				t.Error(err)

@@ -7,6 +7,17 @@
 // are no mocks: tests look at what is there, not at which calls were made. They
 // hold no Nix and mount nothing, and say nothing about either.
 //
+// A test publishes a volume over a socket and looks at what it leaves:
+//
+//	node := drivertest.NewNode(t)
+//	node.Provider.Add("redis")
+//	client := drivertest.Serve(t, node.Driver(t))
+//	req := node.Publish(t, "0a1b2c3d", map[string]string{"packages": "redis"})
+//	if _, err := client.NodePublishVolume(t.Context(), req); err != nil {
+//		t.Fatal(err)
+//	}
+//	t.Log(node.State(t)) // a folder, a mount and a pin
+//
 // Everything may be used concurrently, except that hooks must be set before calls
 // start.
 package drivertest

@@ -24,7 +24,7 @@ type ViewsUnderTest struct {
 // ones must behave alike.
 func RunViews(t *testing.T, newViews func(t *testing.T) ViewsUnderTest) {
 	t.Helper()
-	for name, run := range map[string]func(*testing.T, viewsCase){
+	for name, run := range map[string]func(viewsTrial){
 		"a volume is mounted once and unmounted twice":             mountAndUnmount,
 		"another volume is not mounted over it":                    refuseStacking,
 		"the state tells the root and the mode apart":              compareStates,
@@ -35,19 +35,20 @@ func RunViews(t *testing.T, newViews func(t *testing.T) ViewsUnderTest) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := newViews(t)
-			c := viewsCase{ViewsUnderTest: u, path: filepath.Join(u.Base, "pod", "mount")}
+			c := viewsTrial{T: t, ViewsUnderTest: u, path: filepath.Join(u.Base, "pod", "mount")}
 			if err := os.Mkdir(filepath.Dir(c.path), 0o750); err != nil {
 				t.Fatal(err)
 			}
-			c.target = c.open(t)
+			c.target = c.open()
 			c.volume = view.Volume{ID: "volume-1", Root: u.Roots[0], Registration: u.Registration}
-			run(t, c)
+			run(c)
 		})
 	}
 }
 
-// viewsCase is one case: a target with nothing at it, and a volume for it.
-type viewsCase struct {
+// viewsTrial is one case: a target with nothing at it, and a volume for it.
+type viewsTrial struct {
+	*testing.T
 	ViewsUnderTest
 
 	path   string
@@ -55,9 +56,9 @@ type viewsCase struct {
 	volume view.Volume
 }
 
-func (c viewsCase) open(t *testing.T) *view.Target {
+func (t viewsTrial) open() *view.Target {
 	t.Helper()
-	target, err := view.OpenTarget(c.Base, c.path)
+	target, err := view.OpenTarget(t.Base, t.path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,119 +70,119 @@ func (c viewsCase) open(t *testing.T) *view.Target {
 	return target
 }
 
-func (c viewsCase) mount(t *testing.T) {
+func (t viewsTrial) mount() {
 	t.Helper()
-	if err := c.Views.Mount(t.Context(), c.volume, c.target); err != nil {
+	if err := t.Views.Mount(t.Context(), t.volume, t.target); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (c viewsCase) expect(t *testing.T, v view.Volume, want view.State) {
+func (t viewsTrial) expect(v view.Volume, want view.State) {
 	t.Helper()
-	got, err := c.Views.Mounted(c.target, v)
+	got, err := t.Views.Mounted(t.target, v)
 	if err != nil || got != want {
 		t.Errorf("it is %s, %v, want %s", got, err, want)
 	}
 }
 
-func mountAndUnmount(t *testing.T, c viewsCase) {
-	c.expect(t, c.volume, view.Absent)
-	c.mount(t)
-	c.expect(t, c.volume, view.Same)
+func mountAndUnmount(t viewsTrial) {
+	t.expect(t.volume, view.Absent)
+	t.mount()
+	t.expect(t.volume, view.Same)
 	for range 2 {
-		if err := c.Views.Unmount(t.Context(), c.volume.ID, c.target); err != nil {
+		if err := t.Views.Unmount(t.Context(), t.volume.ID, t.target); err != nil {
 			t.Fatal(err)
 		}
-		c.expect(t, c.volume, view.Absent)
-		if _, err := os.Lstat(c.path); !errors.Is(err, os.ErrNotExist) {
+		t.expect(t.volume, view.Absent)
+		if _, err := os.Lstat(t.path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the target is left: %v", err)
 		}
 	}
 }
 
-func refuseStacking(t *testing.T, c viewsCase) {
-	c.mount(t)
-	for _, root := range c.Roots {
-		other := c.volume
+func refuseStacking(t viewsTrial) {
+	t.mount()
+	for _, root := range t.Roots {
+		other := t.volume
 		other.Root = root
-		if err := c.Views.Mount(t.Context(), other, c.target); !errors.Is(err, nixstore.ErrConflict) {
+		if err := t.Views.Mount(t.Context(), other, t.target); !errors.Is(err, nixstore.ErrConflict) {
 			t.Errorf("got %v, want ErrConflict", err)
 		}
 	}
-	c.expect(t, c.volume, view.Same)
-	unmount(t, c)
+	t.expect(t.volume, view.Same)
+	unmount(t)
 }
 
-func compareStates(t *testing.T, c viewsCase) {
-	c.mount(t)
-	other := c.volume
-	other.Root = c.Roots[1]
-	c.expect(t, other, view.Other)
-	writable := c.volume
+func compareStates(t viewsTrial) {
+	t.mount()
+	other := t.volume
+	other.Root = t.Roots[1]
+	t.expect(other, view.Other)
+	writable := t.volume
 	writable.Writable = true
-	c.expect(t, writable, view.Other)
-	c.expect(t, view.Volume{ID: c.volume.ID}, view.Other) // as unpublish asks
-	again := c.volume
+	t.expect(writable, view.Other)
+	t.expect(view.Volume{ID: t.volume.ID}, view.Other) // as unpublish asks
+	again := t.volume
 	again.Registration = 0
-	c.expect(t, again, view.Same) // as a repeated publish asks
-	unmount(t, c)
+	t.expect(again, view.Same) // as a repeated publish asks
+	unmount(t)
 }
 
-func unmountNowhere(t *testing.T, c viewsCase) {
-	if err := c.Views.Unmount(t.Context(), c.volume.ID, nil); err != nil {
+func unmountNowhere(t viewsTrial) {
+	if err := t.Views.Unmount(t.Context(), t.volume.ID, nil); err != nil {
 		t.Error(err)
 	}
 }
 
-func listMounts(t *testing.T, c viewsCase) {
-	c.mount(t)
-	if got := c.listed(t); len(got) != 1 || got[0].Root != c.volume.Root {
-		t.Errorf("%+v is listed, want one of %s", got, c.volume.Root)
+func listMounts(t viewsTrial) {
+	t.mount()
+	if got := t.listed(); len(got) != 1 || got[0].Root != t.volume.Root {
+		t.Errorf("%+v is listed, want one of %s", got, t.volume.Root)
 	}
-	unmount(t, c)
-	if got := c.listed(t); len(got) > 0 {
+	unmount(t)
+	if got := t.listed(); len(got) > 0 {
 		t.Errorf("%+v is still listed", got)
 	}
 }
 
 // listed gives the mounts at the case's target.
-func (c viewsCase) listed(t *testing.T) []view.Mounted {
+func (t viewsTrial) listed() []view.Mounted {
 	t.Helper()
-	all, err := c.Views.Volumes()
+	all, err := t.Views.Volumes()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var here []view.Mounted
 	for _, m := range all {
-		if m.Path == c.path {
+		if m.Path == t.path {
 			here = append(here, m)
 		}
 	}
 	return here
 }
 
-func measure(t *testing.T, c viewsCase) {
-	if _, err := c.Views.Usage(c.target, c.volume); !errors.Is(err, nixstore.ErrNotFound) {
+func measure(t viewsTrial) {
+	if _, err := t.Views.Usage(t.target, t.volume); !errors.Is(err, nixstore.ErrNotFound) {
 		t.Errorf("got %v, want ErrNotFound", err)
 	}
-	c.mount(t)
-	if _, err := c.Views.Usage(c.target, c.volume); err != nil {
+	t.mount()
+	if _, err := t.Views.Usage(t.target, t.volume); err != nil {
 		t.Error(err)
 	}
-	unmount(t, c)
+	unmount(t)
 }
 
-func unmountWithoutID(t *testing.T, c viewsCase) {
-	c.mount(t)
-	if err := c.Views.Unmount(t.Context(), "", c.target); err != nil {
+func unmountWithoutID(t viewsTrial) {
+	t.mount()
+	if err := t.Views.Unmount(t.Context(), "", t.target); err != nil {
 		t.Fatal(err)
 	}
-	c.expect(t, c.volume, view.Absent)
+	t.expect(t.volume, view.Absent)
 }
 
-func unmount(t *testing.T, c viewsCase) {
+func unmount(t viewsTrial) {
 	t.Helper()
-	if err := c.Views.Unmount(t.Context(), c.volume.ID, c.target); err != nil {
+	if err := t.Views.Unmount(t.Context(), t.volume.ID, t.target); err != nil {
 		t.Error(err)
 	}
 }

@@ -3,7 +3,6 @@
 package drivertest_test
 
 import (
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -35,10 +34,7 @@ func TestRealViews(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		base, err := os.MkdirTemp(stateDir, "targets")
-		if err != nil {
-			t.Fatal(err)
-		}
+		base := nixtest.StateDir(t)
 		t.Cleanup(func() {
 			if err := views.Close(); err != nil {
 				t.Error(err)

@@ -148,6 +148,7 @@ func levelOf(method string, code codes.Code) slog.Level {
 		if isProbe(method) {
 			return slog.LevelDebug
 		}
+	default: // the client's
 	}
 	return slog.LevelInfo
 }

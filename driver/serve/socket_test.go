@@ -115,7 +115,7 @@ func TestFault13SecondInstanceIsRefused(t *testing.T) {
 
 func TestFault13ForeignFileIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	for name, make := range map[string]func(path string) error{
+	for name, place := range map[string]func(path string) error{
 		"a file":   func(path string) error { return os.WriteFile(path, []byte("x"), 0o600) },
 		"a folder": func(path string) error { return os.Mkdir(path, 0o755) },
 		"a link":   func(path string) error { return os.Symlink("/etc/passwd", path) },
@@ -124,7 +124,7 @@ func TestFault13ForeignFileIsLeftAlone(t *testing.T) {
 			t.Parallel()
 			dir := shortDir(t)
 			path := filepath.Join(dir, "csi.sock")
-			if err := make(path); err != nil {
+			if err := place(path); err != nil {
 				t.Fatal(err)
 			}
 			before, err := os.Lstat(path)

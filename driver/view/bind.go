@@ -79,7 +79,7 @@ func checkFlags(fd int, attrs uint64) error {
 	if attrs&unix.MOUNT_ATTR_RDONLY != 0 {
 		want |= unix.ST_RDONLY
 	}
-	if int64(st.Flags)&want != want {
+	if st.Flags&want != want {
 		return fmt.Errorf("the view's mount has the flags %#x and not all of %#x", st.Flags, want)
 	}
 	return nil

@@ -28,6 +28,19 @@
 // What it is not: it knows no CSI, realises nothing, and pins nothing. The caller
 // keeps a volume's closure from being collected while the volume is mounted.
 //
+// A volume is mounted at a target, which is opened beneath kubelet's folder first:
+//
+//	target, err := view.OpenTarget(kubeletDir, targetPath)
+//	if err != nil {
+//		return err
+//	}
+//	defer target.Close()
+//	volume := view.Volume{ID: id, Root: realised.Root, Registration: realised.Registration}
+//	if state, err := manager.Mounted(target, volume); err != nil || state == view.Same {
+//		return err // kubelet asks again for running pods
+//	}
+//	return manager.Mount(ctx, volume, target)
+//
 // All methods may be called concurrently. Two calls for one target exclude each
 // other: the later one gets nixstore.ErrBusy.
 //
