@@ -131,8 +131,9 @@ func (a *agent) openProvider(context.Context) (err error) {
 		Socket: client.Socket, StoreRoot: client.StoreRoot, BinDir: client.BinDir,
 		PackageSet: a.cfg.packageSet, CacheDir: filepath.Join(a.cfg.stateDir, "cache", "eval"),
 		FlakeDirs: []string{"/"}, // which of them is for the policy to say
-		AllowIFD:  a.cfg.allowIFD, MemoryBytes: uint64(a.cfg.evalMemory), Timeout: a.cfg.evalTimeout,
-		Log: a.component("eval"),
+		AllowIFD:  a.cfg.allowIFD, Timeout: a.cfg.evalTimeout,
+		MemoryBytes: uint64(a.cfg.evalMemory), //nolint:gosec // a size is never negative, see quantity.Parse
+		Log:         a.component("eval"),
 	})
 	if err != nil {
 		return err

@@ -52,7 +52,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 		}
 		err := m.check(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // a check that ctx has ended tells nothing
 		}
 		m.remember(err)
 		wait = m.every

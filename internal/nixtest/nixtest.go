@@ -159,21 +159,33 @@ func RemoveTree(dir string) error {
 			return fmt.Errorf("unmounting %s: %w", mount, err)
 		}
 	}
-	walk := func(path string, entry fs.DirEntry, err error) error {
+	if os.Geteuid() != 0 { // root needs no permission
+		if err := openUp(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// openUp lets the owner change dir and all folders below it.
+func openUp(dir string) error {
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.IsDir() {
-			err = os.Chmod(path, 0o700)
+			err = root.Chmod(path, 0o700)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return err
-	}
-	if os.Geteuid() != 0 { // root needs no permission
-		if err := filepath.WalkDir(dir, walk); err != nil {
-			return err
-		}
-	}
-	return os.RemoveAll(dir)
+	})
 }
 
 // mountsBelow gives the mount points at and below dir, outer ones first.

@@ -48,24 +48,24 @@ func TestBusyboxRunsItsApplets(t *testing.T) {
 func TestStateDirGoesAwayWithItsReadOnlyStore(t *testing.T) {
 	t.Parallel()
 	var dir string
-	t.Run("in use", func(t *testing.T) {
-		dir = nixtest.StateDir(t)
-		if len(dir) > 30 {
-			t.Errorf("the path %s is longer than 30 bytes", dir)
-		}
-		store := filepath.Join(dir, "nix", "store")
-		if err := os.MkdirAll(store, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(store, "f"), nil, 0o444); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(store, 0o555); err != nil {
-			t.Fatal(err)
+	t.Cleanup(func() { // after that of StateDir
+		if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+			t.Errorf("after the test: %v, want that it does not exist", err)
 		}
 	})
-	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
-		t.Errorf("after the test: %v, want that it does not exist", err)
+	dir = nixtest.StateDir(t)
+	if len(dir) > 30 {
+		t.Errorf("the path %s is longer than 30 bytes", dir)
+	}
+	store := filepath.Join(dir, "nix", "store")
+	if err := os.MkdirAll(store, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(store, "f"), nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(store, 0o555); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -121,7 +121,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		err = s.http.Close() // what still runs after the limit is cut
 	}
-	<-served
+	<-served //nolint:errcheck // only waited for: it was told to end, with http.ErrServerClosed
 	if err != nil {
 		return fmt.Errorf("stopping HTTP on %s: %w", s.Addr(), err)
 	}
