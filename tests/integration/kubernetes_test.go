@@ -62,8 +62,12 @@ func (s *apiServer) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case request == "POST /api/v1/namespaces/default/events":
 		var e struct {
-			Type, Reason, Message string
-			InvolvedObject        struct{ Name, UID string }
+			Type           string `json:"type"`
+			Reason         string `json:"reason"`
+			Message        string `json:"message"`
+			InvolvedObject struct {
+				Name string `json:"name"`
+			} `json:"involvedObject"`
 		}
 		if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
 			w.WriteHeader(http.StatusBadRequest)
