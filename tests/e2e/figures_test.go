@@ -39,10 +39,16 @@ func TestManyPods(t *testing.T) {
 	remove(t, pods...)
 	t.Logf("they were gone after %s", time.Since(begin).Round(time.Second))
 	requireClean(t)
-	for _, pod := range pods {
-		if _, err := os.Lstat(filepath.Join(kubeletDir, "pods", string(pod.UID))); !os.IsNotExist(err) {
-			t.Errorf("the folder of pod %s is there: %v", pod.Name, err)
+	err := wait(t.Context(), 2*time.Minute, "the end of the pods' folders", func() error {
+		for _, pod := range pods {
+			if _, err := os.Lstat(filepath.Join(kubeletDir, "pods", string(pod.UID))); !os.IsNotExist(err) {
+				return fmt.Errorf("that of pod %s is there: %v", pod.Name, err)
+			}
 		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

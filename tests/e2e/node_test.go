@@ -68,7 +68,7 @@ func count() (mounts, roots, dirs int, err error) {
 // folder away in its next round.
 func requireClean(t *testing.T) {
 	t.Helper()
-	err := wait(context.Background(), 90*time.Second, "a clean node", func() error {
+	err := wait(context.Background(), 2*time.Minute, "a clean node", func() error {
 		mounts, roots, dirs, err := count()
 		if err == nil && mounts+roots+dirs > 0 {
 			err = fmt.Errorf("%d mounts, %d pins and %d folders of volumes are there", mounts, roots, dirs)

@@ -34,6 +34,8 @@ in
   endless = tools "endless" ''
     while :; do echo closured-e2e-endless; sleep 1; done
   '';
+  # tail keeps what it has read of a line that does not end
+  hungry = tools "hungry" "tail -n 1 /dev/zero > $out/share/zero";
   broken = run "broken-1.0" ''
     echo "cc -c main.c"
     echo "main.c:1:10: fatal error: frobnicate.h: No such file or directory" >&2

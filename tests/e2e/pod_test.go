@@ -62,7 +62,7 @@ func create(t *testing.T, pod *corev1.Pod) *corev1.Pod {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
+		if now, err := w.kube.CoreV1().Pods(pod.Namespace).Get(context.Background(), pod.Name, metav1.GetOptions{}); err == nil && now.UID == made.UID && t.Failed() {
 			t.Logf("events of %s:\n%s", pod.Name, strings.Join(events(made), "\n"))
 		}
 		remove(t, made)
