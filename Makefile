@@ -47,6 +47,12 @@ verify:
 	go test ./tests/layout ./tests/report
 	git diff --exit-code HEAD
 
+# What is in deploy, without a cluster; needs neither root nor Nix. Its libraries
+# take minutes to compile, once, and are in a module of their own.
+.PHONY: deploy-test
+deploy-test:
+	cd tests/deploy && go vet ./... && go test -count=1 ./... # the cache does not see the folder deploy
+
 bench:
 	@$(NEED) $(NIX)
 	@mkdir -p .cache/bin && go build -o .cache/bin/bench ./tests/bench

@@ -4,7 +4,8 @@
 // policies allow.
 //
 // It is a module of its own, so that the libraries of Helm and kustomize stay out
-// of the product's. It starts nothing and needs no network.
+// of the product's. It starts nothing and needs no network. Run it with -count=1:
+// Go's cache of results does not see files outside of the module.
 package deploy
 
 import (

@@ -36,7 +36,7 @@ func TestRightsDoNotGrow(t *testing.T) {
 		fmt.Fprintf(&b, "# %s\n%s\n", source.name, strings.Join(rights(t, source.objects), "\n"))
 	}
 	if *update {
-		if err := os.WriteFile(golden, []byte(b.String()), 0o600); err != nil {
+		if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
