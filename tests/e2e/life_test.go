@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -61,7 +62,7 @@ func TestAgentRestarts(t *testing.T) {
 		requireSame(t, pods)
 		restart(t)
 		requireSame(t, pods)
-		requireMounts(t, len(pods)+round)
+		requireMounts(t, len(pods))
 		pods = append(pods, start(t, newPod(plain, fmt.Sprintf("restart-after-%d", round), attributes{"packages": "one"})))
 	}
 	remove(t, pods...)
@@ -96,10 +97,11 @@ const downFor = 20 * time.Second
 // is ready.
 func restart(t *testing.T) {
 	t.Helper()
-	if err := w.agent.start(t.Context()); err != nil {
+	ctx := context.Background() // also after a test's own has ended
+	if err := w.agent.start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := registered(t.Context()); err != nil {
+	if err := registered(ctx); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -113,12 +115,15 @@ func mustPIDs(t *testing.T) []int {
 	return pids
 }
 
-// startSome starts pods of one closure whose containers must live on.
+// startSome starts pods of one closure. Their containers read from it all the time
+// and end when they cannot.
 func startSome(t *testing.T, prefix string, n int) []*corev1.Pod {
 	t.Helper()
 	pods := make([]*corev1.Pod, n)
 	for i := range pods {
-		pods[i] = create(t, newPod(plain, fmt.Sprintf("%s-%d", prefix, i), attributes{"packages": "one"}))
+		pod := newPod(plain, fmt.Sprintf("%s-%d", prefix, i), attributes{"packages": "one"})
+		pod.Spec.Containers[0].Command = []string{bin + "sh", "-c", "while [ \"$(" + bin + "cat /nix/var/result/share/name)\" = one ]; do " + bin + "sleep 0.3; done"}
+		pods[i] = create(t, pod)
 	}
 	for i := range pods {
 		pods[i] = ready(t, pods[i], 2*time.Minute)
@@ -131,8 +136,15 @@ func startSome(t *testing.T, prefix string, n int) []*corev1.Pod {
 func requireSame(t *testing.T, pods []*corev1.Pod) {
 	t.Helper()
 	for _, pod := range pods {
-		if says := in(t, pod, bin+"cat", "/nix/var/result/share/name"); says != "one" {
-			t.Errorf("pod %s reads %q", pod.Name, says)
+		// A kubelet that has just started does not know its pods yet.
+		err := wait(t.Context(), 30*time.Second, "a command in the pod", func() error {
+			if out, err := try(t, pod, "", bin+"true"); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("pod %s: %v", pod.Name, err)
 		}
 		now, err := w.kube.CoreV1().Pods(pod.Namespace).Get(t.Context(), pod.Name, metav1.GetOptions{})
 		if err != nil {
