@@ -226,8 +226,6 @@ func (n node) requireNothing() {
 }
 
 // readVolume reads every file below dir to its end, and gives how many there are.
-// A symlink below store/ must lead to something of the volume when it is a path of
-// the closure.
 func readVolume(dir string) (files int, err error) {
 	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
