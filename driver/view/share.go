@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/closured/closured/internal/logkey"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -113,7 +114,7 @@ func (m *Manager) make(ctx context.Context, v *view, target, id string) error {
 	m.mu.Unlock()
 	if v.err == nil {
 		m.log.Info("view made", slog.String("root", v.key.root.String()),
-			slog.String("kind", string(v.key.kind)), slog.Duration("duration", time.Since(start)))
+			slog.String("kind", string(v.key.kind)), slog.Float64(logkey.DurationSeconds, time.Since(start).Seconds()))
 	}
 	return v.err
 }

@@ -44,7 +44,7 @@ func (s *Store) supervise(ctx context.Context) {
 			backoff = backoffFirst
 		}
 		s.log.Error("nix daemon ended", slog.Any("error", err), slog.String("lastLines", strings.Join(last, " | ")),
-			slog.Duration("restartIn", backoff))
+			slog.Float64("restartInSeconds", backoff.Seconds()))
 		if !sleep(ctx, backoff) {
 			return
 		}

@@ -29,6 +29,8 @@ const (
 	messagesMax = 64 // warnings and errors that we keep
 	originsMax  = 64 // paths whose cache we remember
 	buildsMax   = 16 // builds whose last lines we keep
+
+	overrunBytes = 1 << 20 // more than Nix reads at a time
 )
 
 // event is one line of Nix's log.
@@ -93,6 +95,7 @@ type account struct {
 	origins  []origin    // the paths asked for last
 	first    string      // the path that was asked of us first
 	progress progressMeter
+	end      func(cause error) // ends the realisation; nil: it cannot be ended
 }
 
 // take adds one line of Nix's log.
@@ -104,8 +107,11 @@ func (a *account) take(line []byte) {
 	case "start":
 		a.start(e)
 	case "result":
-		if e.Type == resultBuildLog {
+		switch e.Type {
+		case resultBuildLog:
 			a.buildLine(e)
+		case resultProgress:
+			a.bound(e)
 		}
 	}
 	a.progress.take(e)
@@ -148,6 +154,22 @@ func (a *account) buildLine(e event) {
 	for _, b := range a.builds {
 		if b.id == e.ID {
 			b.last.add(cut(redact(e.text(0)), maxMessage))
+		}
+	}
+}
+
+// bound ends the realisation when a cache sends more than the size that it
+// declared and that is signed: Nix compares the two only when it has everything,
+// and by then the disk may be full.
+func (a *account) bound(e event) {
+	done, declared := e.number(0), e.number(1)
+	if a.end == nil || declared <= 0 || done <= declared+overrunBytes {
+		return
+	}
+	for _, o := range a.origins {
+		if o.id == e.ID {
+			a.end(nixstore.Fail(nixstore.ErrCorrupt, "tell whoever runs the cache, or remove it from the substituters",
+				"the cache %s sends more than the %d bytes that it declared of %s", o.cache, declared, o.path))
 		}
 	}
 }

@@ -74,7 +74,9 @@ func (s *Store) nixStore(ctx context.Context, outputs []nixstore.Output, opts ni
 	for _, o := range outputs {
 		args = append(args, wanted(o, opts.Build))
 	}
-	told := account{first: outputs[0].Path.String(), progress: newProgressMeter(opts.Progress)}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	told := account{first: outputs[0].Path.String(), progress: newProgressMeter(opts.Progress), end: end}
 	res, err := s.run(ctx, command{program: "nix-store", args: args, env: s.clientEnv(), onLine: told.take})
 	told.progress.finish()
 	if err != nil {
