@@ -1,0 +1,83 @@
+package deploy
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// foreign are words of others than closured that the page explains.
+var foreign = []string{
+	"not found in the list of registered CSI drivers", "no such file", "Read-only file system", "No space left on device",
+	"MOUNT_ATTR_IDMAP", "runtime does not support user namespaces", "violates PodSecurity", "is forbidden:", "Terminating",
+}
+
+// TestTroubleshootingQuotesTheProgram: what the first columns quote must be what
+// the program, or the admission policy, says; else nobody finds it.
+func TestTroubleshootingQuotesTheProgram(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := program(t)
+	code := regexp.MustCompile("`([^`]+)`")
+	rows := 0
+	for line := range strings.Lines(string(page)) {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 {
+			continue
+		}
+		quote := code.FindStringSubmatch(cells[1])
+		if quote == nil || isForeign(cells[1]) {
+			continue
+		}
+		rows++
+		for part := range strings.SplitSeq(quote[1], "…") {
+			if part = strings.TrimSpace(part); !strings.Contains(said, part) {
+				t.Errorf("nobody says %q, of the row %q", part, quote[1])
+			}
+		}
+	}
+	if rows < 40 {
+		t.Errorf("only %d rows quote the program", rows)
+	}
+}
+
+func isForeign(cell string) bool {
+	for _, words := range foreign {
+		if strings.Contains(cell, words) {
+			return true
+		}
+	}
+	return false
+}
+
+// program gives the sources of the program and its admission policy, on one line.
+func program(t *testing.T) string {
+	t.Helper()
+	var b strings.Builder
+	add := func(path string) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.WriteString(strings.Join(strings.Fields(string(text)), " "))
+	}
+	for _, dir := range []string{"cmd", "driver", "internal", "nixstore"} {
+		err := filepath.WalkDir(filepath.Join("../..", dir), func(path string, _ fs.DirEntry, err error) error {
+			if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+				add(path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(folder + "/base/admission.yaml")
+	return b.String()
+}
