@@ -57,11 +57,8 @@ func TestRollingUpdate(t *testing.T) {
 func TestUninstall(t *testing.T) {
 	d := deployed(t)
 	pods := startSome(t, "uninstall", 2)
-	t.Cleanup(func() {
-		if err := d.start(t.Context()); err != nil {
-			t.Log(err)
-		}
-	})
+	t.Cleanup(func() { restart(t) }) // for the tests that follow
+
 	uninstall(t)
 	requireSame(t, pods)
 	if err := d.start(t.Context()); err != nil {

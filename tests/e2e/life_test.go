@@ -82,7 +82,7 @@ func TestAgentIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Log(failedMount(t, waiting, time.Minute))
-	time.Sleep(downFor)
+	time.Sleep(downFor(t))
 	requireSame(t, pods[1:])
 	restart(t)
 	ready(t, waiting, 4*time.Minute)
@@ -90,8 +90,20 @@ func TestAgentIsDown(t *testing.T) {
 	remove(t, pods...)
 }
 
-// downFor is how long the agent is away; kubelet's own waits grow meanwhile.
-const downFor = 20 * time.Second
+// downFor is how long the agent is away, or $E2E_DOWN_FOR. kubelet's own waits
+// grow meanwhile.
+func downFor(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("E2E_DOWN_FOR")
+	if text == "" {
+		return 20 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
 
 // restart starts the agent again, unless Kubernetes does it, and waits until it
 // is ready.
