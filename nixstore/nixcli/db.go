@@ -28,9 +28,9 @@ const (
 with recursive c(id) as (
   select id from ValidPaths where path = ?1
   union select reference from Refs join c on Refs.referrer = c.id)
-select v.id, v.registrationTime, v.path, v.hash, v.narSize, group_concat(r.reference)
-from c join ValidPaths v using (id) left join Refs r on r.referrer = v.id
-group by v.id`
+select v.id, v.registrationTime, v.path, v.hash, v.narSize,
+  (select group_concat(reference) from Refs where referrer = v.id)
+from c join ValidPaths v using (id)`
 )
 
 // connections is how many queries run at the same time.
