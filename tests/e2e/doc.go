@@ -2,7 +2,7 @@
 // cluster/up brings up on this machine. It is made of tests only, which need the
 // build tag e2e and run as a process of the node:
 //
-//	make e2e                       # everything, from nothing
+//	make e2e-run                   # everything, from nothing
 //	make e2e-up; cd tests/e2e     # once, then
 //	export CLUSTER_DIR=/var/cache/closured/e2e CGO_ENABLED=0
 //	go test -trimpath -tags e2e -exec $CLUSTER_DIR/enter -run TestUsers .
