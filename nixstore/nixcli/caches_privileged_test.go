@@ -158,7 +158,8 @@ func TestRealiseSubstitutesWhatIsSigned(t *testing.T) {
 	if err := store.Realise(t.Context(), cache.output(), opts); err != nil {
 		t.Fatal(err)
 	}
-	if last.Phase != "fetching" || last.Done != 11 || last.Total != 11 || last.Bytes < 10*16<<10 {
+	// Newer Nix leaves out byte counts of paths that are fetched between two of its reports.
+	if last.Phase != "fetching" || last.Done != 11 || last.Total != 11 || last.Bytes < 16<<10 {
 		t.Errorf("the last progress is %+v", last)
 	}
 	closure, err := store.Closure(t.Context(), path(cache.root))
