@@ -39,7 +39,7 @@ type Progress struct {
 	What    string    // the path or derivation worked on last; may be empty
 	Done    int64     // paths finished so far
 	Total   int64     // paths known to be needed so far
-	Bytes   int64     // bytes fetched so far
+	Bytes   int64     // bytes fetched so far, at least
 	Started time.Time // when the flight took off
 }
 
