@@ -3,6 +3,7 @@ package nixeval
 import (
 	"strings"
 
+	"github.com/closured/closured/internal/edit"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -65,30 +66,9 @@ func nearest(want string, names []string) string {
 		if len(name)-len(want) >= distance || len(want)-len(name) >= distance {
 			continue
 		}
-		if d := editDistance(strings.ToLower(want), strings.ToLower(name)); d < distance || d == distance && best != "" && name < best {
+		if d := edit.Distance(strings.ToLower(want), strings.ToLower(name)); d < distance || d == distance && best != "" && name < best {
 			best, distance = name, d
 		}
 	}
 	return best
-}
-
-// editDistance is Levenshtein's, by bytes.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }
