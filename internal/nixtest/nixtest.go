@@ -8,7 +8,6 @@
 package nixtest
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -18,12 +17,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
-	"strings"
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/closured/closured/internal/mountpoints"
 )
 
 // Require skips the test unless it runs as root on a machine with Nix.
@@ -150,14 +147,8 @@ func StateDir(tb testing.TB) string {
 // RemoveTree removes dir with its read-only store. Mounts below dir are
 // detached first; when one cannot be, nothing is removed.
 func RemoveTree(dir string) error {
-	mounts, err := mountsBelow(dir)
-	if err != nil {
+	if err := mountpoints.Detach(dir); err != nil {
 		return err
-	}
-	for _, mount := range slices.Backward(mounts) {
-		if err := unix.Unmount(mount, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("unmounting %s: %w", mount, err)
-		}
 	}
 	if os.Geteuid() != 0 { // root needs no permission
 		if err := openUp(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -186,23 +177,4 @@ func openUp(dir string) error {
 		}
 		return err
 	})
-}
-
-// mountsBelow gives the mount points at and below dir, outer ones first.
-func mountsBelow(dir string) ([]string, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	var mounts []string
-	for line := range bytes.Lines(data) {
-		fields := strings.Fields(string(line))
-		if len(fields) < 5 { // proc(5): the fifth field is the mount point
-			continue
-		}
-		if fields[4] == dir || strings.HasPrefix(fields[4], dir+"/") {
-			mounts = append(mounts, fields[4])
-		}
-	}
-	return mounts, nil
 }

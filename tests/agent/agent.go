@@ -35,6 +35,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/closured/closured/internal/mountpoints"
 	"github.com/closured/closured/internal/nixtest"
 )
 
@@ -289,7 +290,7 @@ func (a *Agent) Close() error {
 		err = errors.Join(err, a.conn.Close())
 		a.conn = nil
 	}
-	unmounted := unmountBelow(a.dir)
+	unmounted := mountpoints.Detach(a.dir)
 	if !a.ownsDir || unmounted != nil { // never remove what a mount may show
 		return errors.Join(err, unmounted)
 	}

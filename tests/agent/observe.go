@@ -7,11 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/closured/closured/internal/mountpoints"
 )
 
 // Resident gives the process's resident memory in bytes (VmRSS of proc(5)).
@@ -53,34 +52,5 @@ func (a *Agent) Volumes() ([]string, error) { return MountsBelow(a.KubeletDir())
 // MountsBelow gives the mount points at and below dir that this process sees,
 // outer ones first, a place that is mounted on twice twice.
 func MountsBelow(dir string) ([]string, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	var points []string
-	for line := range bytes.Lines(data) {
-		fields := strings.Fields(string(line))
-		if len(fields) < 5 { // proc(5): the fifth field is the mount point
-			continue
-		}
-		if point := unescape.Replace(fields[4]); point == dir || strings.HasPrefix(point, strings.TrimSuffix(dir, "/")+"/") {
-			points = append(points, point)
-		}
-	}
-	return points, nil
-}
-
-// unescape undoes the octal escapes of proc(5), mountinfo.
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-
-// unmountBelow detaches every mount below dir, inner ones first.
-func unmountBelow(dir string) error {
-	points, err := MountsBelow(dir)
-	for _, point := range slices.Backward(points) {
-		// EINVAL: it went with the one above
-		if e := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); e != nil && !errors.Is(e, unix.EINVAL) {
-			err = errors.Join(err, fmt.Errorf("unmounting %s: %w", point, e))
-		}
-	}
-	return err
+	return mountpoints.Below(dir)
 }
