@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -318,9 +319,13 @@ func (a *Agent) Socket() string { return filepath.Join(a.dir, "csi.sock") }
 // Log gives the last 64 KiB of what the agent has printed in all its lives.
 func (a *Agent) Log() string { return a.log.String() }
 
+// freeAddress gives an address that nobody else comes upon before the agent
+// listens on it: a port that was free a moment ago may be another test's by then,
+// but nobody else takes this loopback address.
 func freeAddress(ctx context.Context) (string, error) {
 	var config net.ListenConfig
-	l, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
+	ip := net.IPv4(127, byte(1+rand.N(254)), byte(rand.N(256)), byte(1+rand.N(254)))
+	l, err := config.Listen(ctx, "tcp", net.JoinHostPort(ip.String(), "0"))
 	if err != nil {
 		return "", err
 	}

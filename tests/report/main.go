@@ -4,6 +4,7 @@
 //	report live FILE                  reads events from stdin, keeps them, shows packages and failures
 //	report step FILE NAME COMMAND...  runs a command as one test
 //	report skip FILE NAME REASON      records a test that cannot be run here
+//	report failed FILE                names what may be tried once more: "PACKAGE<tab>TestA|TestB"
 //	report summary FILE...            counts; the last line is "N passed, N failed, N skipped"
 //
 // A step that fails is recorded and does not end the run: the summary does, by
@@ -35,8 +36,11 @@ func run(args []string) error {
 	if len(args) < 2 {
 		return errUsage
 	}
-	if args[0] == "summary" {
+	switch {
+	case args[0] == "summary":
 		return summarise(args[1:], os.Stdout)
+	case args[0] == "failed" && len(args) == 2:
+		return listFailed(args[1], os.Stdout)
 	}
 	out, err := os.OpenFile(args[1], os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {

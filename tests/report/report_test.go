@@ -46,6 +46,29 @@ func TestSummaryCountsLeavesAndNamesReasons(t *testing.T) {
 			want: "\nfailed:\n  p A/b\n\n0 passed, 1 failed, 0 skipped\n", fails: true,
 		},
 		{
+			name: "a test that passes at its second attempt is counted once, and named with its complaint",
+			events: `{"Action":"run","Package":"p","Test":"A"}
+{"Action":"run","Package":"p","Test":"A/b"}
+{"Action":"output","Package":"p","Test":"A/b","Output":"    a_test.go:7: there are 2 mounts\n"}
+{"Action":"fail","Package":"p","Test":"A/b"}
+{"Action":"fail","Package":"p","Test":"A"}
+{"Action":"fail","Package":"p"}
+{"Action":"run","Package":"p","Test":"A"}
+{"Action":"run","Package":"p","Test":"A/b"}
+{"Action":"pass","Package":"p","Test":"A/b"}
+{"Action":"pass","Package":"p","Test":"A"}
+{"Action":"pass","Package":"p"}`,
+			want: "\npassed at the second attempt:\n  p A/b\n    a_test.go:7: there are 2 mounts\n\n1 passed, 0 failed, 0 skipped\n",
+		},
+		{
+			name: "a test that fails twice fails",
+			events: `{"Action":"run","Package":"p","Test":"A"}
+{"Action":"fail","Package":"p","Test":"A"}
+{"Action":"run","Package":"p","Test":"A"}
+{"Action":"fail","Package":"p","Test":"A"}`,
+			want: "\nfailed:\n  p A\n\n0 passed, 1 failed, 0 skipped\n", fails: true,
+		},
+		{
 			name:   "no test at all is no success",
 			events: `{"Action":"skip","Package":"p"}`,
 			want:   "\n0 passed, 0 failed, 0 skipped\n", fails: true,
@@ -89,5 +112,53 @@ func TestLiveShowsOnlyWhatFailed(t *testing.T) {
 	}
 	if got, want := show.String(), "want 1\nFAIL  p\n"; got != want {
 		t.Errorf("showed %q, want %q", got, want)
+	}
+}
+
+func TestOnlyPlainFailuresAreTriedAgain(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, events, want string }{
+		{
+			name: "failed tests are named by package, without subtests and those that passed",
+			events: `{"Action":"pass","Package":"p","Test":"Good"}
+{"Action":"fail","Package":"p","Test":"B/c"}
+{"Action":"fail","Package":"p","Test":"B"}
+{"Action":"fail","Package":"p","Test":"A"}
+{"Action":"fail","Package":"p"}
+{"Action":"fail","Package":"q","Test":"C"}`,
+			want: "p\tA|B\nq\tC\n",
+		},
+		{
+			name:   "what does not build is not tried again",
+			events: `{"Action":"fail","Package":"p","FailedBuild":"p"}`,
+		},
+		{
+			name: "a data race stands",
+			events: `{"Action":"output","Package":"p","Test":"A","Output":"WARNING: DATA RACE\n"}
+{"Action":"fail","Package":"p","Test":"A"}`,
+		},
+		{
+			name: "a panic stands, since it kept other tests from running",
+			events: `{"Action":"output","Package":"p","Test":"A","Output":"panic: nil map\n"}
+{"Action":"fail","Package":"p","Test":"A"}`,
+		},
+		{
+			name: "a test that never ended stands",
+			events: `{"Action":"run","Package":"p","Test":"A"}
+{"Action":"fail","Package":"p","Test":"B"}`,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "events")
+			if err := os.WriteFile(file, []byte(tt.events), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var out strings.Builder
+			if err := listFailed(file, &out); err != nil || out.String() != tt.want {
+				t.Errorf("listFailed gave %v and %q, want %q", err, out.String(), tt.want)
+			}
+		})
 	}
 }

@@ -42,21 +42,19 @@ type results struct {
 	state map[testID]string // the last action: run, pass, fail, skip
 	said  map[testID]string
 	kids  map[testID]bool // tests that have subtests
+	again map[testID]bool // tests that failed, and passed when tried once more
+}
+
+func newResults() results {
+	return results{map[testID]string{}, map[testID]string{}, map[testID]bool{}, map[testID]bool{}}
 }
 
 func summarise(files []string, show io.Writer) error {
-	r := results{map[testID]string{}, map[testID]string{}, map[testID]bool{}}
+	r := newResults()
 	for _, name := range files {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return err
-		}
 		before := len(r.state)
-		for line := range bytes.Lines(data) {
-			var e event
-			if json.Unmarshal(line, &e) == nil && e.Package != "" {
-				r.add(e)
-			}
+		if err := r.read(name); err != nil {
+			return err
 		}
 		if len(r.state) == before { // the step ended before its first test
 			r.state[testID{pkg: filepath.Base(name) + " holds no result"}] = "fail"
@@ -65,8 +63,26 @@ func summarise(files []string, show io.Writer) error {
 	return r.print(show)
 }
 
+func (r results) read(name string) error {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	for line := range bytes.Lines(data) {
+		var e event
+		if json.Unmarshal(line, &e) == nil && e.Package != "" {
+			r.add(e)
+		}
+	}
+	return nil
+}
+
+// add takes the next event. Of a test that was run twice the last outcome counts.
 func (r results) add(e event) {
 	id := e.id()
+	if id.test != "" && e.Action == "run" && r.state[id] == "fail" {
+		r.again[id] = true
+	}
 	switch e.Action {
 	case "output":
 		r.said[id] += e.Output
@@ -79,7 +95,8 @@ func (r results) add(e event) {
 	}
 }
 
-// print lists skips by reason, then failures, then the counts.
+// print lists skips by reason, then what needed a second attempt, then failures,
+// then the counts.
 func (r results) print(show io.Writer) error {
 	var passed int
 	var failed []testID
@@ -97,13 +114,8 @@ func (r results) print(show io.Writer) error {
 	}
 	var out strings.Builder
 	skipped := listSkips(&out, skips)
-	slices.SortFunc(failed, compareIDs)
-	if len(failed) > 0 {
-		out.WriteString("\nfailed:\n")
-	}
-	for _, id := range failed {
-		fmt.Fprintf(&out, "  %s\n", id)
-	}
+	r.listIDs(&out, "passed at the second attempt", r.flaky())
+	r.listIDs(&out, "failed", failed)
 	fmt.Fprintf(&out, "\n%d passed, %d failed, %d skipped\n", passed, len(failed), skipped)
 	if _, err := io.WriteString(show, out.String()); err != nil {
 		return err
@@ -113,6 +125,37 @@ func (r results) print(show io.Writer) error {
 	}
 	return nil
 }
+
+// flaky gives the tests that passed only at their second attempt.
+func (r results) flaky() []testID {
+	var ids []testID
+	for id := range r.again {
+		if r.state[id] == "pass" && !r.kids[id] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// listIDs lists tests with what they complained of, so that the end of a long
+// log tells enough.
+func (r results) listIDs(out *strings.Builder, title string, ids []testID) {
+	slices.SortFunc(ids, compareIDs)
+	for i, id := range ids {
+		if i == 0 {
+			fmt.Fprintf(out, "\n%s:\n", title)
+		}
+		fmt.Fprintf(out, "  %s\n", id)
+		for _, m := range complaint.FindAllStringSubmatch(r.said[id], complaintsMax) {
+			fmt.Fprintf(out, "    %.300s\n", m[1])
+		}
+	}
+}
+
+// complaint is a line of t.Error and its kind, but not one of the agent's log.
+var complaint = regexp.MustCompile(`(?m)^\s*(\w+\.go:\d+: .+)$`)
+
+const complaintsMax = 5
 
 // hidden tells whether id does not count: a package or a parent whose outcome
 // its tests tell already.
