@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/closured/closured/nixstore"
+	"github.com/closured/closured/nixstore/nixdaemon"
 )
 
 const (
@@ -30,7 +31,7 @@ type selfTest struct {
 // be substituted), ErrUnavailable without a daemon, and another one when the
 // trial came to nothing: run it again.
 func (s *Store) SelfTest(ctx context.Context) error {
-	version, err := s.ping(ctx)
+	version, err := nixdaemon.Greet(ctx, s.cfg.socket())
 	if err != nil {
 		return fmt.Errorf("testing Nix: %w", err)
 	}

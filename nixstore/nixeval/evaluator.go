@@ -13,6 +13,7 @@ import (
 
 	"github.com/closured/closured/internal/logkey"
 	"github.com/closured/closured/nixstore"
+	"github.com/closured/closured/nixstore/nixdaemon"
 	"github.com/closured/closured/nixstore/nixeval/jail"
 )
 
@@ -89,7 +90,7 @@ func (e *Evaluator) Evaluate(ctx context.Context, src nixstore.Source) ([]nixsto
 }
 
 func (e *Evaluator) evaluate(ctx context.Context, job *job) ([]nixstore.Output, error) {
-	if err := e.checkDaemon(ctx); err != nil {
+	if _, err := nixdaemon.Greet(ctx, e.cfg.Socket); err != nil {
 		return nil, err
 	}
 	if job.needsFetchedSet {

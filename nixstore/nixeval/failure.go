@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/closured/closured/nixstore"
+	"github.com/closured/closured/nixstore/nixdaemon"
 	"github.com/closured/closured/nixstore/nixeval/jail"
 )
 
@@ -16,7 +17,7 @@ func (e *Evaluator) failure(ctx context.Context, j *job, r jail.Result) error {
 	message := errorLine(string(r.Stderr))
 	switch {
 	case r.Outcome == jail.Deadline:
-		if err := e.checkDaemon(ctx); err != nil {
+		if _, err := nixdaemon.Greet(ctx, e.cfg.Socket); err != nil {
 			return err
 		}
 		return nixstore.Fail(nixstore.ErrEvaluation, "look for an endless loop, or ask the operator for a longer limit",
@@ -32,7 +33,7 @@ func (e *Evaluator) failure(ctx context.Context, j *job, r jail.Result) error {
 			"%s crashes the evaluator (%v)", j.what, r.Signal)
 	}
 	if strings.Contains(message, "cannot connect to") || strings.Contains(message, "unexpected end-of-file") {
-		if err := e.checkDaemon(ctx); err != nil { // anybody can throw these words
+		if _, err := nixdaemon.Greet(ctx, e.cfg.Socket); err != nil { // anybody can throw these words
 			return err
 		}
 	}

@@ -46,6 +46,44 @@ func TestSummaryCountsLeavesAndNamesReasons(t *testing.T) {
 			want: "\nfailed:\n  p A/b\n\n0 passed, 1 failed, 0 skipped\n", fails: true,
 		},
 		{
+			name:   "no test at all is no success",
+			events: `{"Action":"skip","Package":"p"}`,
+			want:   "\n0 passed, 0 failed, 0 skipped\n", fails: true,
+		},
+		{
+			name:   "a step that ended before its first test is one failure",
+			events: "go: updates to go.mod needed\n",
+			want:   "\nfailed:\n  events holds no result\n\n0 passed, 1 failed, 0 skipped\n", fails: true,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			checkSummary(t, tt.events, tt.want, tt.fails)
+		})
+	}
+}
+
+func checkSummary(t *testing.T, events, want string, fails bool) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "events")
+	if err := os.WriteFile(file, []byte(events), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	err := summarise([]string{file}, &out)
+	if out.String() != want || (err != nil) != fails {
+		t.Errorf("summarise gave %v and\n%s\nwant\n%s", err, out.String(), want)
+	}
+}
+
+func TestSummaryOfSecondAttempts(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, events, want string
+		fails              bool
+	}{
+		{
 			name: "a test that passes at its second attempt is counted once, and named with its complaint",
 			events: `{"Action":"run","Package":"p","Test":"A"}
 {"Action":"run","Package":"p","Test":"A/b"}
@@ -68,29 +106,11 @@ func TestSummaryCountsLeavesAndNamesReasons(t *testing.T) {
 {"Action":"fail","Package":"p","Test":"A"}`,
 			want: "\nfailed:\n  p A\n\n0 passed, 1 failed, 0 skipped\n", fails: true,
 		},
-		{
-			name:   "no test at all is no success",
-			events: `{"Action":"skip","Package":"p"}`,
-			want:   "\n0 passed, 0 failed, 0 skipped\n", fails: true,
-		},
-		{
-			name:   "a step that ended before its first test is one failure",
-			events: "go: updates to go.mod needed\n",
-			want:   "\nfailed:\n  events holds no result\n\n0 passed, 1 failed, 0 skipped\n", fails: true,
-		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			file := filepath.Join(t.TempDir(), "events")
-			if err := os.WriteFile(file, []byte(tt.events), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			var out strings.Builder
-			err := summarise([]string{file}, &out)
-			if out.String() != tt.want || (err != nil) != tt.fails {
-				t.Errorf("summarise gave %v and\n%s\nwant\n%s", err, out.String(), tt.want)
-			}
+			checkSummary(t, tt.events, tt.want, tt.fails)
 		})
 	}
 }
