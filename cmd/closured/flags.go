@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,8 +40,38 @@ type config struct {
 	nixOption    list
 	evalMemory   size
 	evalTimeout  time.Duration
+	registry     registryFlags
 	logLevel     slog.Level
 	version      bool
+}
+
+// registryFlags are those of images.
+type registryFlags struct {
+	address     string // empty: no registry
+	host        string
+	certsDir    string // empty: nowhere
+	compression string
+	keep        time.Duration
+}
+
+func (r *registryFlags) define(fs *flag.FlagSet) {
+	fs.StringVar(&r.address, "registry-address", "127.0.0.1:5858", "loopback `address` of the registry; empty: no registry")
+	fs.StringVar(&r.host, "registry-host", "nix.internal", "`host` part of image names")
+	fs.StringVar(&r.certsDir, "containerd-certs-dir", "/etc/containerd/certs.d", "containerd's `folder` for the one hosts.toml that leads image names to the registry; empty: nowhere")
+	fs.StringVar(&r.compression, "registry-compression", "none", "how layers are sent: none, gzip or zstd")
+	fs.DurationVar(&r.keep, "registry-keep", 24*time.Hour, "how long a closure stays pinned after it was last pulled")
+	fs.Lookup("registry-keep").DefValue = "24h"
+}
+
+func (r *registryFlags) problems() []error {
+	var problems []error
+	if r.keep <= 0 {
+		problems = append(problems, fmt.Errorf("--registry-keep %s: give a positive duration such as 24h", r.keep))
+	}
+	if !slices.Contains([]string{"none", "gzip", "zstd"}, r.compression) {
+		problems = append(problems, fmt.Errorf("--registry-compression %q: give none, gzip or zstd", r.compression))
+	}
+	return problems
 }
 
 // parseFlags reads the command line. The error is flag.ErrHelp when help was
@@ -68,6 +99,7 @@ func parseFlags(args []string, nodeName string, out io.Writer) (config, error) {
 	fs.BoolVar(&c.allowIFD, "allow-import-from-derivation", false, "let evaluations build what they then read")
 	fs.Var(&c.evalMemory, "eval-memory", "address space of one evaluation, a `size` such as 2Gi")
 	fs.DurationVar(&c.evalTimeout, "eval-timeout", time.Minute, "an evaluation that takes longer is ended")
+	c.registry.define(fs)
 	fs.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "lowest `level` to log: debug, info, warn or error")
 	fs.BoolVar(&c.version, "version", false, "print the version and exit")
 	fs.Lookup("eval-timeout").DefValue = "1m" // as people write them
@@ -87,13 +119,14 @@ func (c config) complete() (config, error) {
 	if c.storeRoot == "" {
 		c.storeRoot = c.stateDir
 	}
-	var problems []error
+	problems := c.registry.problems()
 	for _, f := range []struct{ name, value string }{
 		{"state-dir", c.stateDir},
 		{"store-root", c.storeRoot},
 		{"kubelet-dir", c.kubeletDir},
 		{"nix-daemon-socket", c.daemon},
 		{"kubeconfig", c.kubeconfig},
+		{"containerd-certs-dir", c.registry.certsDir},
 	} {
 		if f.value != "" && (!filepath.IsAbs(f.value) || filepath.Clean(f.value) != f.value) {
 			problems = append(problems, fmt.Errorf("--%s %q: give an absolute path without .. and double slashes", f.name, f.value))

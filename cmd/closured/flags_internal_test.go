@@ -46,6 +46,9 @@ func TestBadFlagsAreRefused(t *testing.T) {
 		"a duration that is not one": {[]string{"--eval-timeout", "0s"}, "--eval-timeout"},
 		"a taint with its effect":    {[]string{"--startup-taint", "a=b:NoSchedule"}, "key alone"},
 		"a relative kubeconfig":      {[]string{"--kubeconfig", "config"}, "--kubeconfig"},
+		"a relative certs folder":    {[]string{"--containerd-certs-dir", "certs.d"}, "--containerd-certs-dir"},
+		"an unknown compression":     {[]string{"--registry-compression", "xz"}, "zstd"},
+		"images kept for no time":    {[]string{"--registry-keep", "0s"}, "--registry-keep"},
 		"an argument":                {[]string{"serve"}, "flags only"},
 		"an unknown flag":            {[]string{"--kubelet"}, "kubelet"},
 	} {

@@ -63,6 +63,7 @@ type Agent struct {
 	dir     string
 	ownsDir bool
 	http    string // address of the HTTP endpoints of the running process
+	images  string // address of its registry
 	log     tail
 	cmd     *exec.Cmd
 	ended   chan struct{} // closed when cmd has ended
@@ -134,18 +135,20 @@ func (a *Agent) Start(ctx context.Context) error {
 	if a.Running() {
 		return errors.New("the agent runs already")
 	}
-	address, err := freeAddress(ctx)
-	if err != nil {
+	var err error
+	if a.http, err = freeAddress(ctx); err != nil {
 		return err
 	}
-	a.http = address
+	if a.images, err = freeAddress(ctx); err != nil {
+		return err
+	}
 	kubelet := a.KubeletDir()
 	if a.cfg.NoKubelet {
 		kubelet = ""
 	}
 	args := []string{
 		"--endpoint", "unix://" + a.Socket(), "--state-dir", a.StateDir(), "--kubelet-dir", kubelet,
-		"--http-address", address, "--node-name", "node",
+		"--http-address", a.http, "--node-name", "node", "--registry-address", a.images, "--containerd-certs-dir", "",
 	}
 	if a.cfg.PackageSet != "" {
 		args = append(args, "--package-set", a.cfg.PackageSet)
@@ -315,6 +318,9 @@ func (a *Agent) KubeletDir() string { return filepath.Join(a.dir, "kubelet") }
 
 // Socket gives the path of the CSI socket.
 func (a *Agent) Socket() string { return filepath.Join(a.dir, "csi.sock") }
+
+// Registry gives the address of the registry, as the host part of an image name.
+func (a *Agent) Registry() string { return a.images }
 
 // Log gives the last 64 KiB of what the agent has printed in all its lives.
 func (a *Agent) Log() string { return a.log.String() }
