@@ -63,30 +63,34 @@ func (l *line) groups(rest []int) []*group {
 // are necessary.
 func (l *line) cutRuns(rest []int) [][]int {
 	if len(rest) <= maxGroups {
-		runs := make([][]int, len(rest))
-		for i := range rest {
-			runs[i] = rest[i : i+1 : i+1]
-		}
-		return runs
+		return slices.Collect(slices.Chunk(rest, 1))
 	}
 	for most := uint64(1024); ; most *= 2 {
-		if runs := l.runsUpTo(rest, most); len(runs) <= maxGroups {
+		if ends := l.runsUpTo(rest, most); len(ends) <= maxGroups {
+			runs, begin := make([][]int, len(ends)), 0
+			for i, end := range ends {
+				runs[i], begin = rest[begin:end:end], end
+			}
 			return runs
 		}
 	}
 }
 
-func (l *line) runsUpTo(rest []int, most uint64) [][]int {
-	var runs [][]int
-	begin, size := 0, uint64(0)
+// runsUpTo gives where in rest the runs end that are of at most as many bytes, or
+// of one path that is larger. It gives up when there are more than maxGroups.
+func (l *line) runsUpTo(rest []int, most uint64) []int {
+	ends := make([]int, 0, maxGroups+1)
+	size := uint64(0)
 	for i, rank := range rest {
-		if i > begin && size+l.size[rank] > most {
-			runs = append(runs, rest[begin:i:i])
-			begin, size = i, 0
+		if i > 0 && size+l.size[rank] > most {
+			ends, size = append(ends, i), 0
+		}
+		if len(ends) > maxGroups {
+			break
 		}
 		size += l.size[rank]
 	}
-	return append(runs, rest[begin:])
+	return append(ends, len(rest))
 }
 
 // nobody owns a path that is alone.

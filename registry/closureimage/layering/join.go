@@ -26,21 +26,23 @@ type entry struct {
 	neighbor int // with whom
 }
 
-func compareEntries(a, b entry) int {
+func (e entry) before(other entry) bool {
+	if e.cost != other.cost {
+		return e.cost < other.cost // nearly always
+	}
 	return cmp.Or(
-		cmp.Compare(a.cost, b.cost),
-		cmp.Compare(a.low, b.low),
-		cmp.Compare(a.high, b.high),
-		cmp.Compare(a.group, b.group),
-		cmp.Compare(a.neighbor, b.neighbor),
-	)
+		cmp.Compare(e.low, other.low),
+		cmp.Compare(e.high, other.high),
+		cmp.Compare(e.group, other.group),
+		cmp.Compare(e.neighbor, other.neighbor),
+	) < 0
 }
 
 // queue is a heap of entries: at most one for each group.
 type queue []entry
 
 func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return compareEntries(q[i], q[j]) < 0 }
+func (q queue) Less(i, j int) bool { return q[i].before(q[j]) }
 func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
 
 // Push is there for package heap.
@@ -60,6 +62,14 @@ type joiner struct {
 	holder []int // of a group that is gone: one that holds its paths; of a living one: itself
 	living int
 	wishes queue
+	offers []offer // room for a look
+}
+
+// offer is what joining with a group would cost.
+type offer struct {
+	cost  uint64
+	key   int // of the group
+	group int
 }
 
 // join joins groups until at most budget are left, and no join costs less than
@@ -126,17 +136,13 @@ func (j *joiner) look(k int) (entry, bool) {
 		g.neighbours[i] = j.find(n)
 	}
 	slices.Sort(g.neighbours)
-	type offer struct {
-		cost  uint64
-		key   int
-		group int
-	}
-	offers := make([]offer, 0, len(g.neighbours))
+	offers := j.offers[:0]
 	for _, n := range slices.Compact(g.neighbours) {
 		if n != k {
 			offers = append(offers, offer{g.cost(j.groups[n]), j.groups[n].key, n})
 		}
 	}
+	j.offers = offers
 	slices.SortFunc(offers, func(a, b offer) int {
 		return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.key, b.key))
 	})

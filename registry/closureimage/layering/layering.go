@@ -68,7 +68,9 @@ func (l *line) split(maxLayers int) (alone []*group, rest []int, budget int) {
 	}
 	if left > budget {
 		count := min(budget-1, maxLayers*aloneEighths/8)
-		slices.SortStableFunc(rest, func(a, b int) int { return cmp.Compare(l.size[b], l.size[a]) })
+		slices.SortFunc(rest, func(a, b int) int {
+			return cmp.Or(cmp.Compare(l.size[b], l.size[a]), cmp.Compare(a, b))
+		})
 		for _, rank := range rest[:count] {
 			alone = append(alone, l.alone(rank))
 		}

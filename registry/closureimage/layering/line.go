@@ -59,7 +59,10 @@ func newLine(paths []Path, root string) (*line, error) {
 		return nil, err
 	}
 	slices.SortFunc(sequence, func(a, b int32) int {
-		return cmp.Or(cmp.Compare(height(a), height(b)), compareNames(paths[a].Name, paths[b].Name))
+		if ha, hb := height(a), height(b); ha != hb {
+			return cmp.Compare(ha, hb)
+		}
+		return compareNames(paths[a].Name, paths[b].Name)
 	})
 	l := &line{
 		paths:  make([]Path, len(paths)),
