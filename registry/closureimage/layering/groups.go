@@ -51,7 +51,9 @@ func (l *line) groups(rest []int) []*group {
 			}
 		}
 	})
+	words := (len(l.paths) + 63) / 64
 	for _, g := range groups {
+		g.union = g.union[:words] // bands may go beyond the last path
 		g.width = g.union.len()
 	}
 	l.findNeighbours(groups, rest, groupOf)

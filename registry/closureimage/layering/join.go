@@ -62,6 +62,9 @@ type joiner struct {
 	holder []int // of a group that is gone: one that holds its paths; of a living one: itself
 	living int
 	wishes queue
+
+	looks  int     // so far
+	seen   []int   // the last look that met a group
 	offers []offer // room for a look
 }
 
@@ -75,7 +78,12 @@ type offer struct {
 // join joins groups until at most budget are left, and no join costs less than
 // worth, which is what a layer that the budget allows has to save.
 func join(groups []*group, budget int, worth uint64) []*group {
-	j := &joiner{groups: groups, living: len(groups), holder: make([]int, len(groups))}
+	j := &joiner{
+		groups: groups,
+		living: len(groups),
+		holder: make([]int, len(groups)),
+		seen:   make([]int, len(groups)),
+	}
 	for k := range groups {
 		j.holder[k] = k
 	}
@@ -132,20 +140,23 @@ func (j *joiner) replaceFirst(k int) {
 // keptNeighbours cheapest neighbours. It is false when there is nobody.
 func (j *joiner) look(k int) (entry, bool) {
 	g := j.groups[k]
-	for i, n := range g.neighbours {
-		g.neighbours[i] = j.find(n)
-	}
-	slices.Sort(g.neighbours)
 	offers := j.offers[:0]
-	for _, n := range slices.Compact(g.neighbours) {
-		if n != k {
+	j.looks++
+	j.seen[k] = j.looks // no offer for itself
+	for _, n := range g.neighbours {
+		n = j.find(n)
+		if j.seen[n] != j.looks {
+			j.seen[n] = j.looks
 			offers = append(offers, offer{g.cost(j.groups[n]), j.groups[n].key, n})
 		}
 	}
-	j.offers = offers
 	slices.SortFunc(offers, func(a, b offer) int {
-		return cmp.Or(cmp.Compare(a.cost, b.cost), cmp.Compare(a.key, b.key))
+		if a.cost != b.cost {
+			return cmp.Compare(a.cost, b.cost)
+		}
+		return cmp.Compare(a.key, b.key)
 	})
+	j.offers = offers
 	g.neighbours = g.neighbours[:0]
 	for _, o := range offers[:min(len(offers), keptNeighbours)] {
 		g.neighbours = append(g.neighbours, o.group)
@@ -183,6 +194,7 @@ func (j *joiner) merge(a, b int) int {
 	j.groups = append(j.groups, merged)
 	j.holder[a], j.holder[b] = k, k
 	j.holder = append(j.holder, k)
+	j.seen = append(j.seen, 0)
 	j.living--
 	return k
 }
