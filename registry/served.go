@@ -1,0 +1,70 @@
+package registry
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/closured/closured/nixstore"
+	"github.com/closured/closured/registry/closureimage"
+)
+
+// manifest is one document that is served.
+type manifest struct {
+	body   []byte
+	digest string
+}
+
+// served is an image as it is served under one name: its own manifest, and that of
+// the bill of materials that refers to it. It never changes.
+type served struct {
+	canonical  string
+	holder     nixstore.Holder // whose pin keeps the closure
+	image      *closureimage.Image
+	own        manifest
+	bill       manifest
+	billType   string          // artifactType
+	descriptor json.RawMessage // of the bill, for the list of referrers
+}
+
+// newServed describes an image once, so that answering for it costs no hash.
+func newServed(canonical string, holder nixstore.Holder, image *closureimage.Image) (*served, error) {
+	r := image.Referrer()
+	s := &served{
+		canonical: canonical, holder: holder, image: image,
+		own:  manifest{image.Manifest(), image.Digest().String()},
+		bill: manifest{r.Manifest(), r.Digest().String()},
+	}
+	// A descriptor in the list has the manifest's artifactType and annotations
+	// (distribution specification 1.1, "Listing Referrers").
+	var doc struct {
+		ArtifactType string            `json:"artifactType"`
+		Annotations  map[string]string `json:"annotations"`
+	}
+	if err := json.Unmarshal(s.bill.body, &doc); err != nil {
+		return nil, fmt.Errorf("reading the manifest of a bill of materials: %w", err)
+	}
+	s.billType = doc.ArtifactType
+	var err error
+	s.descriptor, err = json.Marshal(struct {
+		MediaType    string            `json:"mediaType"`
+		Digest       string            `json:"digest"`
+		Size         int               `json:"size"`
+		ArtifactType string            `json:"artifactType,omitempty"`
+		Annotations  map[string]string `json:"annotations,omitempty"`
+	}{mediaTypeManifest, s.bill.digest, len(s.bill.body), doc.ArtifactType, doc.Annotations})
+	return s, err
+}
+
+// manifest gives the manifest with a digest.
+func (s *served) manifest(digest string) (manifest, bool) {
+	switch digest {
+	case s.own.digest:
+		return s.own, true
+	case s.bill.digest:
+		return s.bill, true
+	}
+	return manifest{}, false
+}
+
+// blob gives the configuration, layer or bill with a digest.
+func (s *served) blob(digest string) (closureimage.Blob, bool) { return s.image.Blob(digest) }
