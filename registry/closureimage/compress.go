@@ -1,0 +1,120 @@
+package closureimage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Compression is how layers are compressed.
+type Compression int
+
+// The compressions of layers.
+const (
+	None Compression = iota // the default: on loopback, compressing costs more than it saves
+	Gzip
+	Zstd
+)
+
+// String gives the name that flags use: "none", "gzip", "zstd".
+func (c Compression) String() string {
+	switch c {
+	case None:
+		return "none"
+	case Gzip:
+		return "gzip"
+	case Zstd:
+		return "zstd"
+	}
+	return fmt.Sprintf("Compression(%d)", int(c))
+}
+
+// ParseCompression is the inverse of String; ok tells whether s is a name.
+func ParseCompression(s string) (c Compression, ok bool) {
+	for _, c := range []Compression{None, Gzip, Zstd} {
+		if c.String() == s {
+			return c, true
+		}
+	}
+	return None, false
+}
+
+// The encoders' parameters are part of the bytes: see formatVersion.
+const (
+	gzipLevel  = 4
+	zstdLevel  = zstd.SpeedDefault
+	zstdWindow = 1 << 20 // bounds the memory of many pulls at once
+	// blockIn is how much goes into an encoder at once. It does not change the bytes.
+	blockIn = 128 << 10
+)
+
+// encoder is what both compressors have.
+type encoder interface {
+	io.WriteCloser
+	Reset(w io.Writer)
+}
+
+// newEncoder makes a compressor that works in its caller's goroutine: what comes out
+// then depends on the bytes alone, and not on who is scheduled when.
+func newEncoder(c Compression, w io.Writer) (encoder, error) {
+	if c == Gzip {
+		return gzip.NewWriterLevel(w, gzipLevel)
+	}
+	return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstdLevel),
+		zstd.WithWindowSize(zstdWindow), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(true))
+}
+
+// compressed gives the compressed bytes of src while they are read.
+type compressed struct {
+	src io.ReadCloser
+	enc encoder
+	out bytes.Buffer
+	in  []byte
+	end bool
+}
+
+// compress wraps src. Without compression it gives src itself.
+func compress(c Compression, src io.ReadCloser) (io.ReadCloser, error) {
+	if c == None {
+		return src, nil
+	}
+	r := &compressed{src: src, in: make([]byte, blockIn)}
+	enc, err := newEncoder(c, &r.out)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("making a compressor: %w", err), src.Close())
+	}
+	r.enc = enc
+	return r, nil
+}
+
+// Read gives what the encoder has put out, and feeds it when that is nothing.
+func (r *compressed) Read(p []byte) (int, error) {
+	for r.out.Len() == 0 {
+		if r.end {
+			return 0, io.EOF
+		}
+		if err := r.feed(); err != nil {
+			return 0, err
+		}
+	}
+	return r.out.Read(p)
+}
+
+func (r *compressed) feed() error {
+	n, err := io.ReadFull(r.src, r.in)
+	if _, werr := r.enc.Write(r.in[:n]); werr != nil {
+		return fmt.Errorf("compressing: %w", werr)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		r.end = true
+		err = r.enc.Close()
+	}
+	return err
+}
+
+// Close ends the source. The encoder has no goroutine and nothing to release.
+func (r *compressed) Close() error { return r.src.Close() }

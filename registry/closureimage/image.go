@@ -1,0 +1,211 @@
+package closureimage
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/closured/closured/nixstore"
+)
+
+// Image is an image of a closure. It holds its documents and no content, never
+// changes, and may be used concurrently.
+type Image struct {
+	b    *Builder
+	spec Spec
+	key  key
+
+	manifest []byte
+	config   []byte
+	layers   []descriptor
+	sbom     record
+	referrer *Referrer
+}
+
+// Blob is content that an image refers to.
+type Blob interface {
+	// Digest gives "sha256:…".
+	Digest() string
+	// Size gives the number of bytes.
+	Size() int64
+	// MediaType gives the type that the manifest says.
+	MediaType() string
+	// Open gives the bytes after offset, and needs the closure to be valid until it
+	// is closed. A read of the whole that does not have the digest ends in
+	// nixstore.ErrCorrupt before its last bytes, and the image is computed again when it is next
+	// asked for. ctx is that of all reads. Errors: ErrInvalid (offset), ErrCorrupt, ErrNotFound, ErrBusy.
+	Open(ctx context.Context, offset int64) (io.ReadCloser, error)
+}
+
+// newImage makes an image of its documents.
+func newImage(b *Builder, spec Spec, k key, doc documents) (*Image, error) {
+	var m manifest
+	if err := json.Unmarshal(doc.manifest, &m); err != nil {
+		return nil, fmt.Errorf("reading the manifest of %s: %w", spec.Root, err)
+	}
+	if len(m.Layers) == 0 {
+		return nil, fmt.Errorf("reading the manifest of %s: it has no layers", spec.Root)
+	}
+	i := &Image{b: b, spec: spec, key: k, manifest: doc.manifest, config: doc.config, layers: m.Layers, sbom: doc.sbom}
+	var err error
+	i.referrer, err = newReferrer(i)
+	return i, err
+}
+
+// Manifest gives the bytes of the OCI manifest, which must not be changed.
+func (i *Image) Manifest() []byte { return i.manifest }
+
+// MediaType gives the manifest's media type.
+func (i *Image) MediaType() string { return string(types.OCIManifestSchema1) }
+
+// Digest gives the manifest's digest.
+func (i *Image) Digest() v1.Hash { return digest(sha256.Sum256(i.manifest)).hash() }
+
+// Config gives the bytes of the configuration, which must not be changed.
+func (i *Image) Config() []byte { return i.config }
+
+// Spec gives what the image was made of, with its defaults filled in.
+func (i *Image) Spec() Spec { return i.spec }
+
+func (i *Image) descriptor() descriptor {
+	return descriptorOf(i.MediaType(), describe(i.manifest))
+}
+
+// Blob finds the configuration, a layer, or a blob of the referrer by its digest.
+func (i *Image) Blob(d string) (Blob, bool) {
+	if config := i.bytesBlob(string(types.OCIConfigJSON), i.config); config.Digest() == d {
+		return config, true
+	}
+	for n := range i.layers {
+		if i.layers[n].Digest == d {
+			return &layerBlob{blob{i, i.layers[n]}, n}, true
+		}
+	}
+	return i.referrer.Blob(d)
+}
+
+// blob is what all blobs have.
+type blob struct {
+	image *Image
+	desc  descriptor
+}
+
+func (b blob) Digest() string    { return b.desc.Digest }
+func (b blob) Size() int64       { return b.desc.Size }
+func (b blob) MediaType() string { return b.desc.MediaType }
+
+// check looks at an offset.
+func (b blob) check(offset int64) error {
+	if offset < 0 || offset > b.desc.Size {
+		return nixstore.Fail(nixstore.ErrInvalid, "ask for a range inside the blob",
+			"the blob %s has %d bytes, and none at %d", b.desc.Digest, b.desc.Size, offset)
+	}
+	return nil
+}
+
+// bytesBlob is in memory.
+type bytesBlob struct {
+	blob
+	data []byte
+}
+
+func (i *Image) bytesBlob(mediaType string, data []byte) *bytesBlob {
+	return &bytesBlob{blob{i, descriptorOf(mediaType, describe(data))}, data}
+}
+
+// Open gives the bytes.
+func (b *bytesBlob) Open(_ context.Context, offset int64) (io.ReadCloser, error) {
+	if err := b.check(offset); err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(b.data[offset:])), nil
+}
+
+// layerBlob is a layer.
+type layerBlob struct {
+	blob
+	number int
+}
+
+// Open begins to generate the layer.
+func (l *layerBlob) Open(ctx context.Context, offset int64) (io.ReadCloser, error) {
+	if err := l.check(offset); err != nil {
+		return nil, err
+	}
+	b, want := l.image.b, digest{}
+	want, ok := parseDigest(l.desc.Digest)
+	if !ok {
+		return nil, nixstore.Fail(nixstore.ErrCorrupt, "pull the image again", "the digest %s is none", nixstore.Quote(l.desc.Digest))
+	}
+	p, err := b.plan(ctx, l.image)
+	if err != nil {
+		return nil, err
+	}
+	if len(p.layers)+1 != len(l.image.layers) {
+		b.forget(l.image, nil)
+		return nil, nixstore.Fail(nixstore.ErrCorrupt, "pull the image again",
+			"the closure of %s has changed since its image was computed", l.image.spec.Root)
+	}
+	c := &checked{
+		want: want, left: l.desc.Size, bytes: &b.chunks,
+		what: fmt.Sprintf("layer %d of the image of %s", l.number+1, l.image.spec.Root),
+	}
+	var layerKey *key
+	if l.number < len(p.keys) {
+		layerKey = &p.keys[l.number]
+	}
+	c.bad = func() { b.forget(l.image, layerKey) }
+	return l.open(ctx, p, c, offset)
+}
+
+// open puts the stream behind the check. Only an uncompressed layer can begin in the middle.
+func (l *layerBlob) open(ctx context.Context, p *plan, c *checked, offset int64) (io.ReadCloser, error) {
+	b := l.image.b
+	var start int64
+	if b.cfg.Compression == None {
+		start = offset
+	}
+	src, err := l.source(ctx, p, start)
+	if err != nil {
+		return nil, err
+	}
+	if c.src, err = compress(b.cfg.Compression, src); err != nil {
+		return nil, err
+	}
+	c.left -= start
+	if start == 0 {
+		c.sum = sha256.New()
+	}
+	if start == offset {
+		return c, nil
+	}
+	if err := b.chunks.discard(ctx, c, offset); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// source gives the uncompressed layer from an offset on.
+func (l *layerBlob) source(ctx context.Context, p *plan, offset int64) (io.ReadCloser, error) {
+	b, spec := l.image.b, l.image.spec
+	if l.number < len(p.layers) {
+		return openStream(ctx, b.cfg.StoreDir, spec.Form, p.layers[l.number], offset)
+	}
+	c, err := b.closure(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	t, err := makeTop(b.cfg.StoreDir, spec, c)
+	if err != nil {
+		return nil, err
+	}
+	data := t.tar()
+	return io.NopCloser(bytes.NewReader(data[min(offset, int64(len(data))):])), nil
+}
