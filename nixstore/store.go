@@ -31,6 +31,11 @@ type Realiser interface {
 type RealiseOptions struct {
 	Build    bool           // false: substitute only
 	Progress func(Progress) // called from one goroutine at a time; nil: nobody looks
+	// Substituters are addresses of binary caches to ask besides the configured
+	// ones, for this realisation: other nodes that have the closure. What they give
+	// must be signed by a trusted key as well. They hold no credentials, and never
+	// come from a pod. A malformed one is ErrInvalid.
+	Substituters []string
 }
 
 // Progress is a moment of a realisation.

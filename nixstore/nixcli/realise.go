@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"time"
 
@@ -20,6 +21,9 @@ const (
 // and the daemon then ends the builders. A daemon that stops answering ends the
 // realisation with ErrUnavailable within about half a minute.
 func (s *Store) Realise(ctx context.Context, outputs []nixstore.Output, opts nixstore.RealiseOptions) error {
+	if err := checkFurther(opts.Substituters); err != nil {
+		return fmt.Errorf("realising: %w", err)
+	}
 	missing, err := s.missing(ctx, outputs)
 	if err != nil || len(missing) == 0 {
 		return err
@@ -34,6 +38,21 @@ func (s *Store) Realise(ctx context.Context, outputs []nixstore.Output, opts nix
 		return refused // no cache has it, and this node cannot build it
 	}
 	return err
+}
+
+// checkFurther refuses addresses that are none, that would switch signatures off,
+// or that hold credentials: Nix keeps addresses in its cache of what caches hold.
+func checkFurther(substituters []string) error {
+	for _, address := range substituters {
+		if err := checkSubstituter(address); err != nil {
+			return err
+		}
+		if u, err := url.Parse(address); err != nil || u.User != nil {
+			return invalid("name the password in the file that netrc-file of nix.conf names",
+				"the substituter %s has credentials in its address", nixstore.Quote(redact(address)))
+		}
+	}
+	return nil
 }
 
 // missing gives the outputs that are not valid yet, without doubles.
@@ -77,7 +96,7 @@ func (s *Store) nixStore(ctx context.Context, outputs []nixstore.Output, opts ni
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	told := account{first: outputs[0].Path.String(), progress: newProgressMeter(opts.Progress), end: end}
-	res, err := s.run(ctx, command{program: "nix-store", args: args, env: s.clientEnv(), onLine: told.take})
+	res, err := s.run(ctx, command{program: "nix-store", args: args, env: s.clientEnv(opts.Substituters...), onLine: told.take})
 	told.progress.finish()
 	if err != nil {
 		return err

@@ -103,9 +103,15 @@ func (c Client) Remote() string {
 	return "unix://" + c.Socket + "?root=" + c.StoreRoot
 }
 
-// clientEnv is the environment of our own clients.
-func (s *Store) clientEnv() []string {
-	return s.env("NIX_REMOTE="+s.Client().Remote(), "NIX_CONFIG="+s.overrides())
+// clientEnv is the environment of our own clients. substituters are asked besides
+// the configured ones: a client adds them to those of its nix.conf, which is the
+// daemon's too, and the daemon takes the sum from a client that it trusts.
+func (s *Store) clientEnv(substituters ...string) []string {
+	conf := s.overrides()
+	if len(substituters) > 0 {
+		conf += "extra-substituters = " + strings.Join(substituters, " ") + "\n"
+	}
+	return s.env("NIX_REMOTE="+s.Client().Remote(), "NIX_CONFIG="+conf)
 }
 
 // overrides are the settings that we send to somebody else's daemon, which has

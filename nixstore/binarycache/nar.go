@@ -1,0 +1,211 @@
+package binarycache
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/closured/closured/nixstore"
+)
+
+const (
+	// depthMax bounds the descriptors that a stream holds. Newer Nix itself takes
+	// no NAR with folders deeper than 64 (CVE-2026-44028).
+	depthMax = 256
+	// namesMax bounds the memory for the names of folders that a stream holds, in bytes.
+	namesMax = 64 << 20
+	// scratchSize is that of the buffer for folders and symlinks, in bytes; a
+	// symlink of Linux is shorter than 4096.
+	scratchSize = 32 << 10
+)
+
+// narWriter writes the NAR of a path (Nix manual, "Nix Archive (NAR) format"):
+// strings have a length of eight bytes in front and are filled up with zeros to a
+// multiple of eight.
+type narWriter struct {
+	out     *checked
+	path    nixstore.StorePath
+	depth   int
+	room    int    // bytes of memory that further names may take
+	scratch []byte // for folders and symlinks
+}
+
+// writeNAR writes the NAR of a path below the physical folder of a store. It ends
+// soon after ctx has ended. ErrCorrupt: what stands there is not what Nix puts
+// into a store, or cannot be what the database speaks of.
+func writeNAR(ctx context.Context, out *checked, storeDir string, path nixstore.StorePath) error {
+	store, err := openStore(storeDir)
+	if err != nil {
+		return err
+	}
+	defer closeFD(store)
+	kind, err := kindAt(store, path.BaseName())
+	if err != nil {
+		return unreadable(err, path.String())
+	}
+	w := &narWriter{out: out, path: path, room: namesMax, scratch: make([]byte, scratchSize)}
+	if err := w.strings("nix-archive-1"); err != nil {
+		return err
+	}
+	if err := w.node(ctx, store, child{path.BaseName(), kind}); err != nil {
+		return err
+	}
+	return out.finish()
+}
+
+// node writes what stands at c in the folder dir.
+func (w *narWriter) node(ctx context.Context, dir int, c child) error {
+	switch c.kind {
+	case unix.DT_REG:
+		return w.file(ctx, dir, c.name)
+	case unix.DT_LNK:
+		return w.link(dir, c.name)
+	case unix.DT_DIR:
+		return w.folder(ctx, dir, c.name)
+	}
+	return nixstore.Fail(nixstore.ErrCorrupt, "repair the node's store",
+		"%s in %s is neither a folder nor a file nor a symlink", nixstore.Quote(c.name), w.path)
+}
+
+func (w *narWriter) link(dir int, name string) error {
+	n, err := again(func() (int, error) { return unix.Readlinkat(dir, name, w.scratch) })
+	if err != nil {
+		return w.unreadable(err, name)
+	}
+	return w.strings("(", "type", "symlink", "target", string(w.scratch[:n]), ")")
+}
+
+func (w *narWriter) folder(ctx context.Context, dir int, name string) error {
+	if w.depth == depthMax {
+		return nixstore.Fail(nixstore.ErrCorrupt, "fetch it from another cache", "%s has folders deeper than %d", w.path, depthMax)
+	}
+	fd, err := openBeneath(dir, name, folderFlags)
+	if err != nil {
+		return w.unreadable(err, name)
+	}
+	defer closeFD(fd)
+	children, used, err := readFolder(fd, w.scratch, w.room)
+	if err != nil {
+		return w.unreadable(err, name)
+	}
+	w.depth, w.room = w.depth+1, w.room-used
+	if err := w.strings("(", "type", "directory"); err != nil {
+		return err
+	}
+	for _, c := range children {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := w.entry(ctx, fd, c); err != nil {
+			return err
+		}
+	}
+	w.depth, w.room = w.depth-1, w.room+used
+	return w.strings(")")
+}
+
+func (w *narWriter) entry(ctx context.Context, dir int, c child) error {
+	if err := w.strings("entry", "(", "name", c.name, "node"); err != nil {
+		return err
+	}
+	if err := w.node(ctx, dir, c); err != nil {
+		return err
+	}
+	return w.strings(")")
+}
+
+func (w *narWriter) file(ctx context.Context, dir int, name string) error {
+	fd, err := openBeneath(dir, name, fileFlags)
+	if err != nil {
+		return w.unreadable(err, name)
+	}
+	defer closeFD(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return w.unreadable(err, name)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return w.unreadable(unix.ENXIO, name)
+	}
+	if err := w.strings("(", "type", "regular"); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IXUSR != 0 { // the bit that Nix looks at (libutil/archive.cc)
+		if err := w.strings("executable", ""); err != nil {
+			return err
+		}
+	}
+	if err := w.contents(ctx, fd, st.Size); err != nil {
+		return w.unreadable(err, name)
+	}
+	return w.strings(")")
+}
+
+// contents writes size bytes of an open file, read into the buffer of the output.
+func (w *narWriter) contents(ctx context.Context, fd int, size int64) error {
+	if err := w.strings("contents"); err != nil {
+		return err
+	}
+	if err := w.number(size); err != nil {
+		return err
+	}
+	for left := size; left > 0; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		space, err := w.out.space()
+		if err != nil {
+			return err
+		}
+		space = space[:min(int64(len(space)), left)]
+		n, err := again(func() (int, error) { return unix.Read(fd, space) })
+		if err != nil {
+			return err
+		}
+		if n <= 0 {
+			return nixstore.Fail(nixstore.ErrCorrupt, "repair the node's store", "a file of %s became shorter while it was read", w.path)
+		}
+		w.out.fill(n)
+		left -= int64(n)
+	}
+	return w.out.write(zeros[:-size&7])
+}
+
+// zeros fill up strings.
+const zeros = "\x00\x00\x00\x00\x00\x00\x00"
+
+// strings writes strings.
+func (w *narWriter) strings(all ...string) error {
+	for _, s := range all {
+		if err := w.number(int64(len(s))); err != nil {
+			return err
+		}
+		if err := w.out.write(s); err != nil {
+			return err
+		}
+		if err := w.out.write(zeros[:-len(s)&7]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *narWriter) number(n int64) error {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], uint64(n)) //nolint:gosec // sizes are not negative
+	return w.out.write(string(b[:]))
+}
+
+// unreadable explains an error on a name in the path; those of the vocabulary and
+// of the output pass.
+func (w *narWriter) unreadable(err error, name string) error {
+	if _, ok := errors.AsType[unix.Errno](err); !ok {
+		return err
+	}
+	if errors.Is(err, errOutput) {
+		return err
+	}
+	return unreadable(err, w.path.String()+": "+name)
+}
