@@ -1,6 +1,7 @@
 package layering_test
 
 import (
+	gocmp "cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -14,87 +15,74 @@ import (
 	"github.com/closured/closured/registry/closureimage/layering"
 )
 
-func TestCutRefusesWhatIsNoClosure(t *testing.T) {
-	t.Parallel()
-	closure := func() []layering.Path {
-		return []layering.Path{
-			{Name: "aaa-root", NarSize: 10, References: []string{"bbb-lib", "aaa-root"}},
-			{Name: "bbb-lib", NarSize: 20, References: []string{"ccc-libc"}},
-			{Name: "ccc-libc", NarSize: 30},
-		}
-	}
-	for name, c := range map[string]struct {
-		change    func(p []layering.Path) []layering.Path
-		root      string
-		maxLayers int
-		mentions  string
-	}{
-		"no layer is allowed":         {maxLayers: 0, mentions: "at most 0 layers"},
-		"a negative number of layers": {maxLayers: -1, mentions: "at most -1 layers"},
-		"the root is missing":         {root: "ddd-other", maxLayers: 9, mentions: `"ddd-other"`},
-		"no path at all": {
-			change:    func([]layering.Path) []layering.Path { return nil },
-			maxLayers: 9, mentions: `"aaa-root"`,
-		},
+// refusals change a closure of three paths into none.
+func refusals() map[string]refusal {
+	type paths = []layering.Path
+	return map[string]refusal{
+		"no layer is allowed":         {maxLayers: -9, mentions: "at most 0 layers"},
+		"a negative number of layers": {maxLayers: -10, mentions: "at most -1 layers"},
+		"the root is missing":         {root: "ddd-other", mentions: `"ddd-other"`},
+		"no path at all":              {change: func(paths) paths { return nil }, mentions: `"aaa-root"`},
 		"a path twice": {
-			change:    func(p []layering.Path) []layering.Path { return append(p, p[1]) },
-			maxLayers: 9, mentions: `"bbb-lib" is there twice`,
+			change:   func(p paths) paths { return append(p, p[1]) },
+			mentions: `"bbb-lib" is there twice`,
 		},
 		"an unknown reference": {
-			change:    func(p []layering.Path) []layering.Path { return p[:2] },
-			maxLayers: 9, mentions: `"bbb-lib" refers to "ccc-libc"`,
+			change:   func(p paths) paths { return p[:2] },
+			mentions: `"bbb-lib" refers to "ccc-libc"`,
 		},
 		"a path that the root does not need": {
-			change:    func(p []layering.Path) []layering.Path { return append(p, layering.Path{Name: "ddd-other"}) },
-			maxLayers: 9, mentions: "only 3 of the 4",
+			change:   func(p paths) paths { return append(p, layering.Path{Name: "ddd-other"}) },
+			mentions: "only 3 of the 4",
 		},
 		"two paths that need each other": {
-			change: func(p []layering.Path) []layering.Path {
-				p[2].References = []string{"bbb-lib"}
-				return p
-			},
-			maxLayers: 9, mentions: "needs itself through other paths",
+			change:   func(p paths) paths { p[2].References = []string{"bbb-lib"}; return p },
+			mentions: "needs itself through other paths",
 		},
 		"a cycle through the root": {
-			change: func(p []layering.Path) []layering.Path {
-				p[2].References = []string{"aaa-root"}
-				return p
-			},
-			maxLayers: 9, mentions: "needs itself through other paths",
+			change:   func(p paths) paths { p[2].References = []string{"aaa-root"}; return p },
+			mentions: "needs itself through other paths",
 		},
 		"a negative size": {
-			change: func(p []layering.Path) []layering.Path {
-				p[1].NarSize = -1
-				return p
-			},
-			maxLayers: 9, mentions: `"bbb-lib" has -1 bytes`,
+			change:   func(p paths) paths { p[1].NarSize = -1; return p },
+			mentions: `"bbb-lib" has -1 bytes`,
 		},
 		"more bytes than can be added up": {
-			change: func(p []layering.Path) []layering.Path {
-				p[0].NarSize, p[1].NarSize = math.MaxInt64, math.MaxInt64
-				return p
-			},
-			maxLayers: 9, mentions: "too many",
+			change:   func(p paths) paths { p[0].NarSize, p[1].NarSize = math.MaxInt64, math.MaxInt64; return p },
+			mentions: "too many",
 		},
 		"a name without a hash": {
-			change:    func(p []layering.Path) []layering.Path { return append(p, layering.Path{Name: "glibc"}) },
-			maxLayers: 9, mentions: `"glibc" is not <hash>-<name>`,
+			change:   func(p paths) paths { return append(p, layering.Path{Name: "glibc"}) },
+			mentions: `"glibc" is not <hash>-<name>`,
 		},
 		"an empty name": {
-			change:    func(p []layering.Path) []layering.Path { return append(p, layering.Path{}) },
-			maxLayers: 9, mentions: `"" is not <hash>-<name>`,
+			change:   func(p paths) paths { return append(p, layering.Path{}) },
+			mentions: `"" is not <hash>-<name>`,
 		},
-	} {
+	}
+}
+
+type refusal struct {
+	change    func(p []layering.Path) []layering.Path
+	root      string // "" is the right one
+	maxLayers int    // added to 9
+	mentions  string
+}
+
+func TestCutRefusesWhatIsNoClosure(t *testing.T) {
+	t.Parallel()
+	for name, c := range refusals() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			paths, root := closure(), "aaa-root"
+			paths := []layering.Path{
+				{Name: "aaa-root", NarSize: 10, References: []string{"bbb-lib", "aaa-root"}},
+				{Name: "bbb-lib", NarSize: 20, References: []string{"ccc-libc"}},
+				{Name: "ccc-libc", NarSize: 30},
+			}
 			if c.change != nil {
 				paths = c.change(paths)
 			}
-			if c.root != "" {
-				root = c.root
-			}
-			layers, err := layering.Cut(paths, root, c.maxLayers)
+			layers, err := layering.Cut(paths, gocmp.Or(c.root, "aaa-root"), 9+c.maxLayers)
 			if !errors.Is(err, layering.ErrInput) || layers != nil {
 				t.Fatalf("Cut gives %v, %v, want no layers and ErrInput", layers, err)
 			}

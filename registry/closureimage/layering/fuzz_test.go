@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/closured/closured/registry/closureimage/layering"
@@ -109,10 +110,8 @@ func isClosure(paths []layering.Path, root string) bool {
 	}
 	for i := range paths {
 		for _, r := range refs[i] {
-			for _, back := range reachedFrom(refs, r) {
-				if back == i {
-					return false
-				}
+			if slices.Contains(reachedFrom(refs, r), i) {
+				return false
 			}
 		}
 	}

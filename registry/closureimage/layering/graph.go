@@ -18,23 +18,23 @@ type band [bandWords]uint64
 
 // graph holds the references of paths that are numbered such that a path comes
 // after all that it needs: all numbers in graph[p] are below p.
-type graph [][]int32
+type graph [][]int
 
 // order numbers the nodes of refs such that each comes after all that it
 // needs: order[i] is the node with number i. When there is a cycle there is no
 // such order; then order has fewer nodes than refs, and inCycle is one of the
 // nodes of a cycle.
-func order(refs [][]int32) (order []int32, inCycle int32) {
-	waits := make([]int32, len(refs)) // for how many references
-	users := make([][]int32, len(refs))
-	order = make([]int32, 0, len(refs))
+func order(refs [][]int) (order []int, inCycle int) {
+	waits := make([]int, len(refs)) // for how many references
+	users := make([][]int, len(refs))
+	order = make([]int, 0, len(refs))
 	for node, needed := range refs {
-		waits[node] = int32(len(needed))
+		waits[node] = len(needed)
 		if len(needed) == 0 {
-			order = append(order, int32(node))
+			order = append(order, node)
 		}
 		for _, n := range needed {
-			users[n] = append(users[n], int32(node))
+			users[n] = append(users[n], node)
 		}
 	}
 	for next := 0; next < len(order); next++ {
@@ -52,10 +52,10 @@ func order(refs [][]int32) (order []int32, inCycle int32) {
 
 // findCycle follows references that still wait. Each such node waits for
 // another, so that after as many steps as there are nodes the walk is in a cycle.
-func findCycle(refs [][]int32, waits []int32) int32 {
-	at := int32(slices.IndexFunc(waits, func(n int32) bool { return n > 0 }))
+func findCycle(refs [][]int, waits []int) int {
+	at := slices.IndexFunc(waits, func(n int) bool { return n > 0 })
 	for range refs {
-		next := slices.IndexFunc(refs[at], func(r int32) bool { return waits[r] > 0 })
+		next := slices.IndexFunc(refs[at], func(r int) bool { return waits[r] > 0 })
 		at = refs[at][next]
 	}
 	return at
@@ -63,14 +63,14 @@ func findCycle(refs [][]int32, waits []int32) int32 {
 
 // renumber gives the graph of refs in the given order, and of each node its
 // place in it.
-func renumber(refs [][]int32, order []int32) (graph, []int32) {
-	place := make([]int32, len(order))
+func renumber(refs [][]int, order []int) (graph, []int) {
+	place := make([]int, len(order))
 	for i, node := range order {
-		place[node] = int32(i)
+		place[node] = i
 	}
 	g := make(graph, len(order))
 	for i, node := range order {
-		g[i] = make([]int32, len(refs[node]))
+		g[i] = make([]int, len(refs[node]))
 		for k, r := range refs[node] {
 			g[i][k] = place[r]
 		}
@@ -96,8 +96,8 @@ func (g graph) sweep(visit func(first int, rows []band)) {
 				row[i/64] = 1 << (i % 64)
 			}
 			for _, r := range g[first+i] {
-				if int(r) >= first {
-					row.add(&rows[int(r)-first])
+				if r >= first {
+					row.add(&rows[r-first])
 				}
 			}
 		}

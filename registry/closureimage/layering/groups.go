@@ -142,7 +142,7 @@ func (l *line) edges(rest, groupOf []int, n int) (needs, users [][]int) {
 	for _, rank := range rest {
 		for _, r := range l.refs[rank] {
 			if groupOf[r] != nobody {
-				needs[groupOf[rank]] = append(needs[groupOf[rank]], int(r))
+				needs[groupOf[rank]] = append(needs[groupOf[rank]], r)
 				users[groupOf[r]] = append(users[groupOf[r]], rank)
 			}
 		}

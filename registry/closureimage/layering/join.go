@@ -41,12 +41,16 @@ func (e entry) before(other entry) bool {
 // queue is a heap of entries: at most one for each group.
 type queue []entry
 
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].before(q[j]) }
-func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q *queue) Len() int           { return len(*q) }
+func (q *queue) Less(i, j int) bool { return (*q)[i].before((*q)[j]) }
+func (q *queue) Swap(i, j int)      { (*q)[i], (*q)[j] = (*q)[j], (*q)[i] }
 
 // Push is there for package heap.
-func (q *queue) Push(e any) { *q = append(*q, e.(entry)) }
+func (q *queue) Push(e any) {
+	if wish, ok := e.(entry); ok {
+		*q = append(*q, wish)
+	}
+}
 
 // Pop is there for package heap.
 func (q *queue) Pop() any {
@@ -175,7 +179,7 @@ func (j *joiner) look(k int) (entry, bool) {
 // are pulled too when something changes that only the other one depends on.
 func (g *group) cost(other *group) uint64 {
 	both := unionLen(g.union, other.union)
-	return g.size*uint64(both-g.width) + other.size*uint64(both-other.width)
+	return g.size*unsigned(both-g.width) + other.size*unsigned(both-other.width)
 }
 
 // merge makes one group of two living ones and gives its number.

@@ -78,7 +78,7 @@ func TestSweepAcrossBands(t *testing.T) {
 	const n = 2*bandBits + 100
 	g := make(graph, n)
 	for i := 1; i < n; i++ {
-		g[i] = []int32{int32(i / 2), int32(i * 7 % i), int32(max(0, i-bandBits))}
+		g[i] = []int{i / 2, i * 7 % i, max(0, i-bandBits)}
 	}
 	want := make([][]bool, n)
 	for i := range g {

@@ -47,7 +47,7 @@ func Cut(paths []Path, root string, maxLayers int) ([]Layer, error) {
 	// No more than one layer for each path can be used, and a number below that of
 	// the paths keeps the arithmetic below from overflowing.
 	alone, rest, budget := l.split(min(maxLayers, len(paths)))
-	groups := join(l.groups(rest), budget, floorBytes*uint64(len(paths)))
+	groups := join(l.groups(rest), budget, floorBytes*unsigned(len(paths)))
 	return l.layers(append(alone, groups...)), nil
 }
 
@@ -104,7 +104,7 @@ func (l *line) layers(groups []*group) []Layer {
 // of bytes and paths may need more than 64 bits. Nothing divided by nothing does not occur,
 // for a width is at least 1.
 func compareRatios(widthA int, sizeA uint64, widthB int, sizeB uint64) int {
-	highA, lowA := bits.Mul64(uint64(widthA), sizeB)
-	highB, lowB := bits.Mul64(uint64(widthB), sizeA)
+	highA, lowA := bits.Mul64(unsigned(widthA), sizeB)
+	highB, lowB := bits.Mul64(unsigned(widthB), sizeA)
 	return cmp.Or(cmp.Compare(highA, highB), cmp.Compare(lowA, lowB))
 }

@@ -54,11 +54,11 @@ func newLine(paths []Path, root string) (*line, error) {
 	}
 	g, place := renumber(refs, sequence)
 	heightAt := g.heights()
-	height := func(node int32) int { return heightAt[place[node]] }
+	height := func(node int) int { return heightAt[place[node]] }
 	if err := checkReached(paths, root, height(number[root])); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(sequence, func(a, b int32) int {
+	slices.SortFunc(sequence, func(a, b int) int {
 		if ha, hb := height(a), height(b); ha != hb {
 			return cmp.Compare(ha, hb)
 		}
@@ -73,17 +73,14 @@ func newLine(paths []Path, root string) (*line, error) {
 	for rank, node := range sequence {
 		l.paths[rank] = paths[node]
 		l.height[rank] = height(node)
-		l.size[rank] = roundDown(uint64(paths[node].NarSize))
+		l.size[rank] = roundDown(unsigned(paths[node].NarSize))
 	}
 	return l, nil
 }
 
 // numberPaths gives of each name its index in paths.
-func numberPaths(paths []Path) (map[string]int32, error) {
-	if len(paths) > math.MaxInt32 {
-		return nil, fmt.Errorf("%w: %d paths", ErrInput, len(paths))
-	}
-	number := make(map[string]int32, len(paths))
+func numberPaths(paths []Path) (map[string]int, error) {
+	number := make(map[string]int, len(paths))
 	total := uint64(0)
 	for i, p := range paths {
 		hash, name, _ := strings.Cut(p.Name, "-")
@@ -96,7 +93,7 @@ func numberPaths(paths []Path) (map[string]int32, error) {
 		if p.NarSize < 0 {
 			return nil, fmt.Errorf("%w: %q has %d bytes", ErrInput, p.Name, p.NarSize)
 		}
-		number[p.Name] = int32(i)
+		number[p.Name] = i
 		total += uint64(p.NarSize)
 		// A cost is at most bytes times paths, and is kept in 64 bits. For 10,000
 		// paths that is the case up to 1.8 PB.
@@ -109,16 +106,16 @@ func numberPaths(paths []Path) (map[string]int32, error) {
 
 // numberReferences gives the references of each path as numbers: each once, and
 // without the path itself.
-func numberReferences(paths []Path, number map[string]int32) ([][]int32, error) {
-	refs := make([][]int32, len(paths))
+func numberReferences(paths []Path, number map[string]int) ([][]int, error) {
+	refs := make([][]int, len(paths))
 	for i, p := range paths {
-		refs[i] = make([]int32, 0, len(p.References))
+		refs[i] = make([]int, 0, len(p.References))
 		for _, name := range p.References {
 			r, ok := number[name]
 			if !ok {
 				return nil, fmt.Errorf("%w: %q refers to %q, which is not among the %d paths", ErrInput, p.Name, name, len(paths))
 			}
-			if r != int32(i) {
+			if r != i {
 				refs[i] = append(refs[i], r)
 			}
 		}
@@ -142,6 +139,11 @@ func compareNames(a, b string) int {
 	hashA, nameA, _ := strings.Cut(a, "-")
 	hashB, nameB, _ := strings.Cut(b, "-")
 	return cmp.Or(strings.Compare(nameA, nameB), strings.Compare(hashA, hashB))
+}
+
+// unsigned converts a count or a checked size: neither is ever negative.
+func unsigned[T int | int64](n T) uint64 {
+	return uint64(n)
 }
 
 // roundDown clears all but the highest significantBits of n.
