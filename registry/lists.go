@@ -45,7 +45,7 @@ func (r *Registry) tagList(w *recorder, req *http.Request, n name, t route) erro
 	writeJSON(w, http.StatusOK, "application/json", struct {
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
-	}{t.repository, slices.Concat([]string{}, tags)}) // "[]" and never "null"
+	}{t.repository, append([]string{}, tags...)}) // "[]" and never "null"
 	return nil
 }
 
