@@ -81,8 +81,8 @@ func (f *File) Path() string { return filepath.Join(f.folder, FileName) }
 // is missing, and tells whether it had to: a file that is right already is not
 // touched. ErrConflict: there is a file, or a link, that is not ours.
 func (f *File) Put() (bool, error) {
-	if err := os.MkdirAll(f.folder, 0o755); err != nil { // containerd alone needs it, but its own folders are 0755, too
-		return false, fmt.Errorf("making the folder of %s: %w", f.Path(), err)
+	if err := f.makeFolder(); err != nil {
+		return false, err
 	}
 	if err := f.sweep(); err != nil {
 		return false, err
@@ -98,6 +98,22 @@ func (f *File) Put() (bool, error) {
 			"%s is not closured's: it does not begin with %q", f.Path(), Marker)
 	}
 	return true, f.write(state)
+}
+
+// makeFolder makes the folder of the host and those above it.
+func (f *File) makeFolder() error {
+	err := os.MkdirAll(f.folder, 0o755) // only containerd needs it, but its own folders are 0755, too
+	if err == nil {
+		return nil
+	}
+	certs := filepath.Dir(f.folder)
+	var info unix.Stat_t
+	// A folder without links was removed, but is still mounted here: nothing can be made in it.
+	if errors.Is(err, fs.ErrNotExist) && unix.Stat(certs, &info) == nil && info.Nlink == 0 {
+		return nixstore.Fail(nixstore.ErrUnavailable, "delete the agent's pod, so that its next one sees the new folder",
+			"%s was removed and made anew outside of the agent's container", certs)
+	}
+	return fmt.Errorf("making the folder of %s: %w", f.Path(), err)
 }
 
 // Remove takes the file away when it is ours, and then the folder of the host when
