@@ -90,6 +90,10 @@ func (c *checked) pass() error {
 }
 
 func (c *checked) mismatch(size int64) error {
+	what := "another hash"
+	if size != c.want.NarSize {
+		what = fmt.Sprintf("another size (%d bytes or more as a NAR, not %d)", size, c.want.NarSize)
+	}
 	return nixstore.Fail(nixstore.ErrCorrupt, "repair the node's store (nix-store --verify --check-contents --repair)",
-		"%s does not match the hash of the store's database (it has %d bytes or more as a NAR, expected are %d)", c.want.Path, size, c.want.NarSize)
+		"%s has %s than the store's database says", c.want.Path, what)
 }
