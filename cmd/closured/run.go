@@ -42,11 +42,13 @@ type agent struct {
 	provider *provide.Provider
 	views    *view.Manager
 	policy   *policy.File // nil without --policy
+	rules    driver.Policy
 	driver   *driver.Driver
 	server   *serve.Server
 	ops      *opshttp.Server // nil without --http-address
 	daemon   *health.Monitor
 	cluster  cluster
+	images   images
 	metrics  *prometheus.Registry
 }
 
@@ -94,7 +96,9 @@ func findKubelet(dir string) error {
 
 // assemble makes the parts from left to right of the import order.
 func (a *agent) assemble(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{a.openStore, a.openViews, a.openProvider, a.openKubernetes, a.openDriver, a.openServers} {
+	for _, step := range []func(context.Context) error{
+		a.openStore, a.openViews, a.openProvider, a.openKubernetes, a.openDriver, a.openServers, a.openRegistry,
+	} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -149,17 +153,17 @@ func (a *agent) openProvider(context.Context) (err error) {
 }
 
 func (a *agent) openDriver(context.Context) (err error) {
-	var rules driver.Policy = policy.Default()
+	a.rules = policy.Default()
 	if a.cfg.policyFile != "" {
 		a.policy, err = policy.OpenFile(policy.FileConfig{Path: a.cfg.policyFile, Log: a.component("policy"), Registerer: a.metrics})
 		if err != nil {
 			return err
 		}
-		rules = a.policy
+		a.rules = a.policy
 	}
 	cfg := driver.Config{
 		Name: a.cfg.driverName, Version: version, NodeID: a.cfg.nodeName, KubeletDir: a.cfg.kubeletDir,
-		Provider: a.provider, Pins: a.pins, Views: a.views, Policy: rules,
+		Provider: a.provider, Pins: a.pins, Views: a.views, Policy: a.rules,
 		Ready: a.daemon.Err, Flights: a.provider, Closures: a.store, Log: a.component("driver"),
 	}
 	a.cluster.configure(&cfg)
@@ -195,6 +199,7 @@ func (a *agent) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	parts := []func(context.Context) error{a.store.Run, a.daemon.Run, a.views.Run, a.server.Run}
 	parts = append(parts, a.cluster.parts()...)
+	parts = append(parts, a.images.parts()...)
 	if a.policy != nil {
 		parts = append(parts, a.policy.Run)
 	}
@@ -209,6 +214,7 @@ func (a *agent) serve(ctx context.Context) error {
 
 // close lets go of what assemble made, whatever of it there is. Volumes stay mounted.
 func (a *agent) close() {
+	a.images.close()
 	if a.provider != nil {
 		a.provider.Close()
 	}

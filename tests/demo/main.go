@@ -1,6 +1,7 @@
 // Command demo shows the agent at work on one machine, with no Kubernetes: it
-// publishes packages through the CSI socket as kubelet would, and runs
-// redis-server in a root that has nothing but that volume.
+// publishes packages through the CSI socket as kubelet would, runs redis-server
+// in a root that has nothing but that volume, and then pulls the same closure as
+// an image and runs redis-server out of that.
 //
 // It is started by `make demo`, as root. Everything happens below one folder in
 // /tmp and is taken away at the end, also after an error or Ctrl-C.
@@ -66,7 +67,10 @@ func run(ctx context.Context, cfg agent.Config, packages string) (err error) {
 	if err := describe(a, volume); err != nil {
 		return err
 	}
-	if err := serve(ctx, a, volume); err != nil {
+	if err := useVolume(ctx, a, volume); err != nil {
+		return err
+	}
+	if err := useImage(ctx, a, packages); err != nil {
 		return err
 	}
 	return leave(ctx, a, volume)

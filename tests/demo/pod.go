@@ -22,12 +22,12 @@ const (
 	answerWait = 10 * time.Second // how long redis may take to answer
 )
 
-// pod is a root with nothing but a volume at /nix and an empty /tmp, in
-// namespaces of its own for mounts, processes and names. The network is the
-// machine's, so that the demo needs to set none up.
+// pod is a root of its own, in namespaces of its own for mounts, processes and
+// names. The network is the machine's, so that the demo needs to set none up.
 type pod struct{ root string }
 
-func newPod(a *agent.Agent, volume agent.Volume) (pod, error) {
+// podOfVolume has nothing but a volume at /nix and an empty /tmp.
+func podOfVolume(a *agent.Agent, volume agent.Volume) (pod, error) {
 	p := pod{filepath.Join(a.Dir(), "pod")}
 	if err := os.Mkdir(p.root, 0o755); err != nil {
 		return pod{}, err
@@ -46,8 +46,8 @@ func newPod(a *agent.Agent, volume agent.Volume) (pod, error) {
 	return p, nil
 }
 
-// remove takes the root away; its processes must have ended.
-func (p pod) remove() error {
+// unmount takes the root of podOfVolume away; its processes must have ended.
+func (p pod) unmount() error {
 	return errors.Join(
 		unix.Unmount(filepath.Join(p.root, "nix"), 0),
 		unix.Unmount(p.root, 0),
@@ -79,24 +79,36 @@ func (p pod) show(ctx context.Context, program string, args ...string) (string, 
 	return said, nil
 }
 
-// serve runs redis-server in a pod and talks to it by the programs of the volume.
-func serve(ctx context.Context, a *agent.Agent, volume agent.Volume) (err error) {
-	p, err := newPod(a, volume)
+// useVolume serves redis out of a root that has nothing but the volume.
+func useVolume(ctx context.Context, a *agent.Agent, volume agent.Volume) (err error) {
+	p, err := podOfVolume(a, volume)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.remove()) }()
+	defer func() { err = errors.Join(err, p.unmount()) }()
+	heading("A root with nothing but that volume")
+	if err := p.list(); err != nil {
+		return err
+	}
+	return p.serve(ctx)
+}
+
+// list prints what is in the root.
+func (p pod) list() error {
 	entries, err := os.ReadDir(p.root)
 	if err != nil {
 		return err
 	}
-	heading("A root with nothing but that volume")
 	all := make([]string, len(entries))
 	for i, e := range entries {
 		all[i] = "/" + e.Name()
 	}
 	line("all its folders", "%s", strings.Join(all, " "))
+	return nil
+}
 
+// serve runs redis-server in the pod and talks to it by the programs there.
+func (p pod) serve(ctx context.Context) error {
 	port, err := freePort(ctx)
 	if err != nil {
 		return err
@@ -114,7 +126,7 @@ func serve(ctx context.Context, a *agent.Agent, volume agent.Volume) (err error)
 	err = answers(ctx, port)
 	if err == nil {
 		line("redis-server", "answers after %s", since(begin))
-		err = talk(ctx, p, port)
+		err = p.talk(ctx, port)
 	}
 	end()
 	ended := server.Wait() // killed by end, or by itself
@@ -142,8 +154,8 @@ func answers(ctx context.Context, port string) error {
 	}
 }
 
-// talk uses each program of the volume.
-func talk(ctx context.Context, p pod, port string) error {
+// talk uses each program of the closure.
+func (p pod) talk(ctx context.Context, port string) error {
 	const greeting = "hello from a closure"
 	for _, step := range []struct {
 		args []string
