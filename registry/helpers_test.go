@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/nixstore/pins"
 	"github.com/closured/closured/nixstore/provide"
@@ -35,6 +37,7 @@ type rig struct {
 	server   *httptest.Server
 	policy   *policy
 	pack     closureimage.Compression
+	metrics  *prometheus.Registry
 }
 
 func newRig(t testing.TB) *rig {
@@ -77,6 +80,8 @@ func (r *rig) start(t testing.TB, cfg registry.Config) {
 	if cfg.Finder == nil {
 		cfg.Finder = finder{r.store}
 	}
+	r.metrics = prometheus.NewRegistry()
+	cfg.Registerer = r.metrics
 	if r.registry, err = registry.New(cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -342,6 +347,24 @@ func narSize(path string) (int64, error) {
 		size += word("entry") + 2*word("(") + word("name") + word(e.Name()) + word("node") + inner
 	}
 	return size, err
+}
+
+// metric gives the sum of a metric over its labels.
+func (r *rig) metric(t testing.TB, name string) float64 {
+	t.Helper()
+	families, err := r.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return sum
 }
 
 // eventually waits until a thing is true.
