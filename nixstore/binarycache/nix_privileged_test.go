@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -174,4 +175,84 @@ func TestNixGoesToTheNextNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	sameClosure(t, a, b, root)
+}
+
+// TestFault17CollectionWhileServing takes a path away while it is served: the
+// answer has no whole length, and the other node builds nothing upon it.
+func TestFault17CollectionWhileServing(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "install-1")
+	a, b := newNode(t, key), newNode(t, key).run(t)
+	root := nixtest.SyntheticClosure(t, a.dir, 1, "gc", "--arg", "files", "400", "--arg", "sizeKiB", "40000")
+	var once sync.Once
+	address := a.serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.HasSuffix(r.URL.Path, ".nar") {
+				h.ServeHTTP(w, r)
+				return
+			}
+			// The collector runs to its end between the first and the second part.
+			h.ServeHTTP(&interrupted{ResponseWriter: w, after: func() {
+				once.Do(func() { nixtest.Run(t, a.dir, "nix-store", "--gc") })
+			}}, r)
+		})
+	})
+	b.knows(t, address)
+	err := b.fetch(t, root, address)
+	if !errors.Is(err, nixstore.ErrCorrupt) && !errors.Is(err, nixstore.ErrNotFound) && !errors.Is(err, nixstore.ErrUnavailable) {
+		t.Errorf("the error is %v", err)
+	}
+	if _, err := b.store.Registration(t.Context(), nixstore.MustParseStorePath(root)); !errors.Is(err, nixstore.ErrNotFound) {
+		t.Errorf("half of a path became valid: %v", err)
+	}
+	if _, err := os.Lstat(a.dir + root); !os.IsNotExist(err) {
+		t.Errorf("the test's collector left the path: %v", err)
+	}
+}
+
+// interrupted calls after when the first part of a body was written.
+type interrupted struct {
+	http.ResponseWriter
+
+	after func()
+}
+
+func (w *interrupted) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.after()
+	return n, err
+}
+
+func (w *interrupted) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func TestPathsOfEachKindAreFetched(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "install-1")
+	a, b := newNode(t, key), newNode(t, key).run(t)
+	root := nixtest.TextClosure(t, a.dir, 200, "t") // files, content-addressed
+	tree := filepath.Join(t.TempDir(), "tree")
+	if err := os.MkdirAll(tree+"/e/m/p/t/y", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"empty": "", "a b": "1", "\xff\n": "2"} {
+		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/etc/passwd", tree+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	added := nixtest.Run(t, a.dir, "nix-store", "--add", tree)[0]
+	address := a.serve(t, nil)
+	b.knows(t, address)
+	for _, path := range []string{root, added} {
+		if err := b.fetch(t, path, address); err != nil {
+			t.Error(err)
+		}
+	}
+	sameClosure(t, a, b, root)
+	nixtest.Run(t, b.dir, "nix-store", "--verify", "--check-contents")
+	if target, err := os.Readlink(b.dir + added + "/link"); err != nil || target != "/etc/passwd" {
+		t.Errorf("the symlink is %q, %v", target, err)
+	}
 }
