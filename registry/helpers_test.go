@@ -244,10 +244,15 @@ type document struct {
 	Subject struct{ Digest string }
 }
 
-// manifest pulls a manifest.
+// manifest pulls a manifest, as often as a client must.
 func (r *rig) manifest(t testing.TB, name, reference string) document {
 	t.Helper()
-	got := r.get(t, "/v2/"+name+"/manifests/"+reference).wantStatus(t, http.StatusOK)
+	var got reply
+	eventually(t, "a manifest is answered", func() bool {
+		got = r.get(t, "/v2/"+name+"/manifests/"+reference)
+		return got.StatusCode != http.StatusTooManyRequests
+	})
+	got.wantStatus(t, http.StatusOK)
 	doc := document{digest: got.Header.Get("Docker-Content-Digest")}
 	if err := json.Unmarshal([]byte(got.body), &doc); err != nil {
 		t.Fatal(err)
