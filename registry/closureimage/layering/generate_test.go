@@ -2,7 +2,7 @@ package layering_test
 
 import (
 	"fmt"
-	"math"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 
@@ -63,7 +63,10 @@ func generatedName(i int, random *rand.Rand) string {
 	return fmt.Sprintf("%s-part%d-%d.%d", hash, i, 1+random.IntN(9), random.IntN(30))
 }
 
-// generatedSize has a median of 100 kB; one in fifty is above 10 MB.
+// generatedSize has a median of 100 kB; one in fifty is above 9 MB. The number of
+// heads in 40 throws of a coin stands for a normal distribution of the logarithm: in
+// integers, so that all machines get the same sizes.
 func generatedSize(random *rand.Rand) int64 {
-	return 512 + 8*int64(math.Exp(math.Log(100_000/8)+2.2*random.NormFloat64()))
+	heads := bits.OnesCount64(random.Uint64N(1 << 40))
+	return 512 + (1<<10+random.Int64N(1<<10))<<heads>>14
 }

@@ -40,13 +40,13 @@ func TestRunsAreAsSmallAsTheirNumberAllows(t *testing.T) {
 		wantRuns int
 		longest  int
 	}{
-		"few enough paths are a run each":         {maxGroups, 16, maxGroups, 1},
-		"one path too many makes runs of 1024":    {maxGroups + 1, 512, maxGroups/2 + 1, 2},
-		"the limit of a run doubles":              {maxGroups * 2, 1024, maxGroups, 2},
-		"it doubles until the runs are few":       {maxGroups*2 + 1, 1024, maxGroups/2 + 1, 4},
-		"it doubles beyond the size of a path":    {maxGroups * 3, 3000, (maxGroups*3 + 4) / 5, 5},
-		"it gets as large as the paths are":       {maxGroups + 1, 1 << 40, maxGroups/2 + 1, 2},
-		"without any bytes all paths are one run": {maxGroups + 1, 0, 1, maxGroups + 1},
+		"few enough paths are a run each":         {2048, 16, 2048, 1},
+		"one path too many makes runs of 1024":    {2049, 512, 1025, 2},
+		"the limit of a run doubles":              {4096, 1024, 2048, 2},
+		"it doubles until the runs are few":       {4097, 1024, 1025, 4},
+		"it doubles beyond the size of a path":    {6144, 3000, 1229, 5},
+		"it gets as large as the paths are":       {2049, 1 << 40, 1025, 2},
+		"without any bytes all paths are one run": {2049, 0, 1, 2049},
 		"no path is no run":                       {0, 0, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,7 +1,10 @@
 package layering_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -132,4 +135,27 @@ func equalLayers(a, b []layering.Layer) bool {
 	return slices.EqualFunc(a, b, func(a, b layering.Layer) bool {
 		return a.Size == b.Size && slices.Equal(a.Paths, b.Paths)
 	})
+}
+
+// TestLayoutsOfManyPathsAreKnown holds layouts that are too large for a file, by
+// their digest. A digest that changes means that all nodes would pull such images anew.
+func TestLayoutsOfManyPathsAreKnown(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int]string{
+		1500:   "998939900b4664fd895e17ab35802b8b2754d66bda648e72ca71c17cb9809d5b",
+		10_000: "ef52bd5b8024a648eaf3cc687db896d2abf5ef463d050bf6fd2c4e3fe31b2227",
+	} {
+		paths, root := generate(n, 11)
+		layers, err := layering.Cut(paths, root, 99)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest := sha256.New()
+		for _, l := range layers {
+			fmt.Fprintln(digest, l.Size, l.Paths)
+		}
+		if got := hex.EncodeToString(digest.Sum(nil)); got != want {
+			t.Errorf("the %d layers of %d paths have the digest %s, want %s", len(layers), n, got, want)
+		}
+	}
 }
