@@ -2,14 +2,13 @@ package closureimage
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -43,6 +42,8 @@ type Builder struct {
 	chunks  chunks
 	workers *semaphore.Weighted
 
+	computedImages, computedLayers atomic.Int64
+
 	imageCalls *shared[*Image]
 	planCalls  *shared[*plan]
 	layerCalls *shared[layer]
@@ -72,7 +73,7 @@ func (c *Config) normalise() error {
 		}
 	}
 	if c.Closures == nil {
-		problems = append(problems, errors.New("Closures is missing"))
+		problems = append(problems, errors.New("the field Closures is missing"))
 	}
 	if c.Compression < None || c.Compression > Zstd {
 		problems = append(problems, fmt.Errorf("there is no compression %d", c.Compression))
@@ -120,12 +121,7 @@ func (b *Builder) known(spec Spec, k key) (*Image, bool) {
 	if !ok {
 		return nil, false
 	}
-	i, err := newImage(b, spec, k, doc)
-	if err != nil {
-		b.cfg.Log.Warn("dropping the record of an image", slog.Any("error", err))
-		b.cache.dropImage(k)
-		return nil, false
-	}
+	i := newImage(b, spec, k, doc)
 	b.images.put(k, i)
 	return i, true
 }
@@ -148,7 +144,7 @@ func (b *Builder) build(ctx context.Context, spec Spec, k key) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the image of %s: %w", spec.Root, err)
 	}
-	last, err := b.digestOf(bytesSource(t.tar()))
+	last, err := b.digestOf(bytesSource(t.tar()), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -156,10 +152,8 @@ func (b *Builder) build(ctx context.Context, spec Spec, k key) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	i, err := newImage(b, spec, k, doc)
-	if err != nil {
-		return nil, err
-	}
+	i := newImage(b, spec, k, doc)
+	b.computedImages.Add(1)
 	b.plans.put(k, p)
 	b.images.put(k, i)
 	b.cache.putImage(k, doc)
@@ -172,15 +166,9 @@ func (b *Builder) documents(spec Spec, c nixstore.Closure, env []string, layers 
 	if err != nil {
 		return documents{}, err
 	}
-	raw, err := manifestOf(b.cfg.Compression, config, layers)
-	if err != nil {
-		return documents{}, err
-	}
-	sbom, err := sbomOf(c)
-	if err != nil {
-		return documents{}, err
-	}
-	return documents{manifest: raw, config: config, sbom: describe(sbom)}, nil
+	return documents{
+		manifest: manifestOf(b.cfg.Compression, config, layers), config: config, sbom: describe(sbomOf(c)),
+	}, nil
 }
 
 // closure reads the closure of an image, and makes sure that it still is the one that was asked for.
@@ -253,31 +241,25 @@ func (b *Builder) layer(ctx context.Context, form Form, p *plan, n int) (layer, 
 		if err != nil {
 			return layer{}, err
 		}
-		l, err := b.digestOf(src)
+		l, err := b.digestOf(src, p.size(n))
 		if err == nil {
+			b.computedLayers.Add(1)
 			b.cache.putLayer(k, b.cfg.Compression, l)
 		}
 		return l, err
 	})
 }
 
-// digestOf reads a layer to its end, and closes it.
-func (b *Builder) digestOf(src io.ReadCloser) (layer, error) {
-	plain := &meter{src: src, sum: sha256.New()}
-	out, err := compress(b.cfg.Compression, plain)
-	if err != nil {
-		return layer{}, err
-	}
-	defer func() { _ = out.Close() }() // it was only read
-	buf := b.chunks.get()
-	defer b.chunks.put(buf)
-	if b.cfg.Compression == None {
-		err = plain.drain(*buf)
-		return layer{plain.record(), plain.record()}, err
-	}
-	packed := &meter{src: out, sum: sha256.New()}
-	err = packed.drain(*buf)
-	return layer{plain.record(), packed.record()}, err
+// Stats count what was computed since New, for metrics: what was known already does
+// not count.
+type Stats struct {
+	Images int64 // manifests
+	Layers int64 // layers of the store that were read to their end
+}
+
+// Stats gives the counts so far.
+func (b *Builder) Stats() Stats {
+	return Stats{Images: b.computedImages.Load(), Layers: b.computedLayers.Load()}
 }
 
 // forget drops what is known of an image, and of the layer that was wrong.

@@ -68,7 +68,8 @@ func (c *cache) image(k key) (documents, bool) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			c.log.Warn("reading the record of an image", slog.Any("error", err))
+			c.log.Warn("dropping the unreadable record of an image", slog.Any("error", err))
+			c.dropImage(k)
 		}
 		return documents{}, false
 	}

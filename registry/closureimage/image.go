@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -21,11 +23,12 @@ type Image struct {
 	spec Spec
 	key  key
 
+	digest   digest
 	manifest []byte
 	config   []byte
-	layers   []descriptor
 	sbom     record
-	referrer *Referrer
+	layers   func() []descriptor // of the manifest; read when somebody wants a blob
+	referrer func() *Referrer
 }
 
 // Blob is content that an image refers to.
@@ -43,19 +46,20 @@ type Blob interface {
 	Open(ctx context.Context, offset int64) (io.ReadCloser, error)
 }
 
-// newImage makes an image of its documents.
-func newImage(b *Builder, spec Spec, k key, doc documents) (*Image, error) {
-	var m manifest
-	if err := json.Unmarshal(doc.manifest, &m); err != nil {
-		return nil, fmt.Errorf("reading the manifest of %s: %w", spec.Root, err)
-	}
-	if len(m.Layers) == 0 {
-		return nil, fmt.Errorf("reading the manifest of %s: it has no layers", spec.Root)
-	}
-	i := &Image{b: b, spec: spec, key: k, manifest: doc.manifest, config: doc.config, layers: m.Layers, sbom: doc.sbom}
-	var err error
-	i.referrer, err = newReferrer(i)
-	return i, err
+// newImage makes an image of its documents. They are read when they are needed, for
+// most requests want the manifest's bytes and nothing else.
+func newImage(b *Builder, spec Spec, k key, doc documents) *Image {
+	i := &Image{b: b, spec: spec, key: k, manifest: doc.manifest, config: doc.config, sbom: doc.sbom}
+	i.digest = describe(doc.manifest).sum
+	i.layers = sync.OnceValue(func() []descriptor {
+		var m manifest
+		if err := json.Unmarshal(i.manifest, &m); err != nil { // we wrote it, and its file has a checksum
+			b.cfg.Log.Error("reading a manifest of our own", slog.Any("error", err))
+		}
+		return m.Layers
+	})
+	i.referrer = sync.OnceValue(func() *Referrer { return newReferrer(i) })
+	return i
 }
 
 // Manifest gives the bytes of the OCI manifest, which must not be changed.
@@ -65,7 +69,7 @@ func (i *Image) Manifest() []byte { return i.manifest }
 func (i *Image) MediaType() string { return string(types.OCIManifestSchema1) }
 
 // Digest gives the manifest's digest.
-func (i *Image) Digest() v1.Hash { return digest(sha256.Sum256(i.manifest)).hash() }
+func (i *Image) Digest() v1.Hash { return i.digest.hash() }
 
 // Config gives the bytes of the configuration, which must not be changed.
 func (i *Image) Config() []byte { return i.config }
@@ -74,7 +78,7 @@ func (i *Image) Config() []byte { return i.config }
 func (i *Image) Spec() Spec { return i.spec }
 
 func (i *Image) descriptor() descriptor {
-	return descriptorOf(i.MediaType(), describe(i.manifest))
+	return descriptorOf(i.MediaType(), record{i.digest, int64(len(i.manifest))})
 }
 
 // Blob finds the configuration, a layer, or a blob of the referrer by its digest.
@@ -82,12 +86,12 @@ func (i *Image) Blob(d string) (Blob, bool) {
 	if config := i.bytesBlob(string(types.OCIConfigJSON), i.config); config.Digest() == d {
 		return config, true
 	}
-	for n := range i.layers {
-		if i.layers[n].Digest == d {
-			return &layerBlob{blob{i, i.layers[n]}, n}, true
+	for n, l := range i.layers() {
+		if l.Digest == d {
+			return &layerBlob{blob{i, l}, n}, true
 		}
 	}
-	return i.referrer.Blob(d)
+	return i.referrer().Blob(d)
 }
 
 // blob is what all blobs have.
@@ -138,7 +142,7 @@ func (l *layerBlob) Open(ctx context.Context, offset int64) (io.ReadCloser, erro
 	if err := l.check(offset); err != nil {
 		return nil, err
 	}
-	b, want := l.image.b, digest{}
+	b := l.image.b
 	want, ok := parseDigest(l.desc.Digest)
 	if !ok {
 		return nil, nixstore.Fail(nixstore.ErrCorrupt, "pull the image again", "the digest %s is none", nixstore.Quote(l.desc.Digest))
@@ -147,7 +151,7 @@ func (l *layerBlob) Open(ctx context.Context, offset int64) (io.ReadCloser, erro
 	if err != nil {
 		return nil, err
 	}
-	if len(p.layers)+1 != len(l.image.layers) {
+	if len(p.layers)+1 != len(l.image.layers()) {
 		b.forget(l.image, nil)
 		return nil, nixstore.Fail(nixstore.ErrCorrupt, "pull the image again",
 			"the closure of %s has changed since its image was computed", l.image.spec.Root)

@@ -2,7 +2,6 @@ package closureimage
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -87,7 +86,7 @@ func (c Compression) layerType() string {
 	return string(types.OCIUncompressedLayer)
 }
 
-// platforms are the Nix systems that Linux images can say.
+// platformOf knows the Nix systems that Linux images can say.
 func platformOf(system string) (v1.Platform, error) {
 	platforms := map[string]v1.Platform{
 		"x86_64-linux":      {Architecture: "amd64"},
@@ -142,7 +141,7 @@ func configOf(s Spec, env []string, layers []layer) ([]byte, error) {
 		doc.RootFS.DiffIDs = append(doc.RootFS.DiffIDs, l.plain.sum.String())
 		doc.History = append(doc.History, history{created, createdBy})
 	}
-	return marshal(doc)
+	return marshal(doc), nil
 }
 
 // mergeEnv puts the image's own variables in front of the user's, but for those
@@ -159,7 +158,7 @@ func mergeEnv(user, own []string) []string {
 }
 
 // manifestOf writes the manifest.
-func manifestOf(c Compression, config []byte, layers []layer) ([]byte, error) {
+func manifestOf(c Compression, config []byte, layers []layer) []byte {
 	doc := manifest{
 		SchemaVersion: 2, MediaType: string(types.OCIManifestSchema1),
 		Config: descriptorOf(string(types.OCIConfigJSON), describe(config)),
@@ -198,14 +197,16 @@ func Index(images ...*Image) ([]byte, v1.Hash, error) {
 	if len(images) == 0 {
 		return nil, v1.Hash{}, nixstore.Fail(nixstore.ErrInvalid, "give an image", "an index needs images")
 	}
-	raw, err := marshal(doc)
-	return raw, describe(raw).sum.hash(), err
+	raw := marshal(doc)
+	return raw, describe(raw).sum.hash(), nil
 }
 
-func marshal(doc any) ([]byte, error) {
+// marshal writes a document. None of ours can fail: they are made of strings and
+// numbers, and values that are not UTF-8 were refused.
+func marshal(doc any) []byte {
 	raw, err := json.Marshal(doc)
 	if err != nil {
-		return nil, fmt.Errorf("writing an OCI document: %w", err)
+		return nil
 	}
-	return raw, nil
+	return raw
 }

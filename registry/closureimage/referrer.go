@@ -29,21 +29,20 @@ type Referrer struct {
 	sbom     descriptor
 }
 
-func newReferrer(i *Image) (*Referrer, error) {
+func newReferrer(i *Image) *Referrer {
 	subject := i.descriptor()
 	r := &Referrer{image: i, sbom: descriptorOf(ArtifactType, i.sbom)}
-	var err error
-	r.manifest, err = marshal(manifest{
+	r.manifest = marshal(manifest{
 		SchemaVersion: 2, MediaType: string(types.OCIManifestSchema1), ArtifactType: ArtifactType,
 		Config: descriptorOf(emptyType, describe([]byte(emptyJSON))),
 		Layers: []descriptor{r.sbom}, Subject: &subject,
 	})
-	return r, err
+	return r
 }
 
 // Referrer gives the manifest of the image's SBOM: an SPDX 2.3 document that lists
 // each store path of the closure. It reads nothing.
-func (i *Image) Referrer() *Referrer { return i.referrer }
+func (i *Image) Referrer() *Referrer { return i.referrer() }
 
 // Manifest gives the bytes of the OCI manifest, which must not be changed.
 func (r *Referrer) Manifest() []byte { return r.manifest }
@@ -81,10 +80,7 @@ func (s *sbomBlob) Open(ctx context.Context, offset int64) (io.ReadCloser, error
 	if err != nil {
 		return nil, err
 	}
-	data, err := sbomOf(c)
-	if err != nil {
-		return nil, err
-	}
+	data := sbomOf(c)
 	if describe(data) != s.image.sbom {
 		b.forget(s.image, nil)
 		return nil, nixstore.Fail(nixstore.ErrCorrupt, "pull the image again",

@@ -58,7 +58,7 @@ const (
 )
 
 // sbomOf writes the SBOM of a closure.
-func sbomOf(c nixstore.Closure) ([]byte, error) {
+func sbomOf(c nixstore.Closure) []byte {
 	doc := spdx{
 		Version: "SPDX-2.3", DataLicense: "CC0-1.0", ID: documentID, Name: c.Root.BaseName(),
 		// A root's hash stands for all that it was made from, and no clock is needed to make it unique.

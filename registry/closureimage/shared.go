@@ -30,7 +30,7 @@ func (s *shared[V]) do(ctx context.Context, k key, work func(context.Context) (V
 	if c == nil {
 		c = &call[V]{done: make(chan struct{})}
 		var own context.Context
-		own, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
+		own, c.cancel = context.WithCancel(context.WithoutCancel(ctx)) //nolint:gosec // run calls it
 		s.calls[k] = c
 		go s.run(own, k, c, work)
 	}

@@ -39,7 +39,7 @@ func (f Form) folder() string {
 type Settings struct {
 	Entrypoint   []string          `json:"entrypoint,omitempty"`
 	Cmd          []string          `json:"cmd,omitempty"`
-	Env          []string          `json:"env,omitempty"`          // NAME=value; before PATH and SSL_CERT_FILE of the image's own
+	Env          []string          `json:"env,omitempty"`          // NAME=value; replaces PATH and SSL_CERT_FILE of the image's own
 	ExposedPorts []string          `json:"exposedPorts,omitempty"` // port or port/tcp, port/udp, port/sctp
 	User         string            `json:"user,omitempty"`         // user, uid, user:group or uid:gid
 	WorkingDir   string            `json:"workingDir,omitempty"`   // absolute
@@ -79,19 +79,12 @@ func (s Spec) normalise() (Spec, error) {
 // key identifies the image in the cache.
 func (s Spec) key(c Compression) (key, error) {
 	// JSON sorts the labels, and check has refused what it would write ambiguously.
-	data, err := json.Marshal(struct {
-		Version      int
-		Compression  string
-		Root         nixstore.StorePath
-		Registration int64
-		System       string
-		Form         Form
-		Settings     Settings
-	}{formatVersion, c.String(), s.Root, s.Registration, s.System, s.Form, s.Settings})
+	settings, err := json.Marshal(s.Settings)
 	if err != nil {
 		return key{}, fmt.Errorf("naming the image of %s: %w", s.Root, err)
 	}
-	return sha256.Sum256(data), nil
+	return sha256.Sum256(fmt.Appendf(nil, "image %d %s %s %d %q %q\n%s",
+		formatVersion, c, s.Root, s.Registration, s.System, s.Form.folder(), settings)), nil
 }
 
 // check refuses what no runtime could use, and what JSON cannot say exactly.

@@ -11,8 +11,8 @@ import (
 
 // Files of the form Root that an image must have, when the root has none of its own.
 const (
-	passwd = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
-	group  = "root:x:0:\nnobody:x:65534:\n"
+	users  = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+	groups = "root:x:0:\nnobody:x:65534:\n"
 )
 
 // Modes of folders that programs in a container may want to write to.
@@ -94,7 +94,7 @@ func (t *top) root(f *finder) error {
 			t.link(c.name, f.closure.Root.String()+"/"+c.name)
 		}
 		if linked && c.name == "sbin" {
-			path += ":/sbin"
+			path = "/bin:/sbin"
 		}
 	}
 	t.env = append(t.env, "PATH="+path)
@@ -132,7 +132,7 @@ func (t *top) etc(f *finder) error {
 		has[c.name] = true
 		t.link("etc/"+c.name, from+"/"+c.name)
 	}
-	for _, file := range []struct{ name, data string }{{"passwd", passwd}, {"group", group}} {
+	for _, file := range []struct{ name, data string }{{"passwd", users}, {"group", groups}} {
 		if !has[file.name] {
 			t.file("etc/"+file.name, []byte(file.data))
 		}
