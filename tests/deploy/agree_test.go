@@ -26,8 +26,14 @@ func TestChartAndKustomizeAgree(t *testing.T) {
 			"nixDaemon":      values{"resources": values{"limits": values{"memory": "1Gi"}}},
 			"nixConf":        values{"max-jobs": 1, "cores": 0},
 			"updateStrategy": values{"maxUnavailable": 1},
+			"registry":       values{"certsDir": "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"},
 		}},
-		"nixos": {dir: "overlays/nixos", set: values{"hostStore": true}},
+		"rke2": {dir: "overlays/rke2", set: values{
+			"registry": values{"certsDir": "/var/lib/rancher/rke2/agent/etc/containerd/certs.d"},
+		}},
+		"CRI-O":       {dir: "overlays/crio", set: values{"registry": values{"certsDir": ""}}},
+		"no registry": {dir: "../tests/deploy/testdata/no-registry", set: values{"registry": values{"enabled": false}}},
+		"nixos":       {dir: "overlays/nixos", set: values{"hostStore": true}},
 		"start-up taint": {dir: "../tests/deploy/testdata/startup-taint", set: values{
 			"startupTaint": values{"enabled": true},
 		}},

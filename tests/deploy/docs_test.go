@@ -12,7 +12,7 @@ import (
 // foreign are words of others than closured that the page explains.
 var foreign = []string{
 	"not found in the list of registered CSI drivers", "no such file", "Read-only file system", "No space left on device",
-	"MOUNT_ATTR_IDMAP", "runtime does not support user namespaces", "violates PodSecurity", "is forbidden:", "Terminating",
+	"no such host", "connection refused", "MOUNT_ATTR_IDMAP", "runtime does not support user namespaces", "violates PodSecurity", "is forbidden:", "Terminating",
 }
 
 // TestTroubleshootingQuotesTheProgram: what the first columns quote must be what
@@ -67,7 +67,7 @@ func program(t *testing.T) string {
 		}
 		b.WriteString(strings.Join(strings.Fields(string(text)), " "))
 	}
-	for _, dir := range []string{"cmd", "driver", "internal", "nixstore"} {
+	for _, dir := range []string{"cmd", "driver", "internal", "nixstore", "registry"} {
 		err := filepath.WalkDir(filepath.Join("../..", dir), func(path string, _ fs.DirEntry, err error) error {
 			if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
 				add(path)

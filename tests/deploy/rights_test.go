@@ -28,9 +28,14 @@ func TestRightsDoNotGrow(t *testing.T) {
 	}{
 		{"base", kustomize(t, "base")},
 		{"overlays/k3s", kustomize(t, "overlays/k3s")},
+		{"overlays/rke2", kustomize(t, "overlays/rke2")},
+		{"overlays/crio", kustomize(t, "overlays/crio")},
 		{"overlays/nixos", kustomize(t, "overlays/nixos")},
 		{"base and components/startup-taint", kustomize(t, "../tests/deploy/testdata/startup-taint")},
+		{"base and components/no-registry", kustomize(t, "../tests/deploy/testdata/no-registry")},
 		{"cleanup", kustomize(t, "cleanup")},
+		{"overlays/k3s/cleanup", kustomize(t, "overlays/k3s/cleanup")},
+		{"overlays/rke2/cleanup", kustomize(t, "overlays/rke2/cleanup")},
 		{"chart", chart(t, nil)},
 	} {
 		fmt.Fprintf(&b, "# %s\n%s\n", source.name, strings.Join(rights(t, source.objects), "\n"))
@@ -114,7 +119,7 @@ func containerRights(pod corev1.PodSpec, c corev1.Container, add func(string, ..
 		add("container %s: AppArmor %s", c.Name, s.AppArmorProfile.Type)
 	}
 	for _, p := range c.Ports {
-		add("container %s: port %d/%s, host port %d", c.Name, p.ContainerPort, p.Protocol, p.HostPort)
+		add("container %s: port %d/%s, host port %d of %q", c.Name, p.ContainerPort, p.Protocol, p.HostPort, p.HostIP)
 	}
 	for _, m := range c.VolumeMounts {
 		for _, v := range pod.Volumes {

@@ -26,6 +26,9 @@ func TestObjectsAreOfKubernetes(t *testing.T) {
 	sources := map[string][]object{
 		"base": kustomize(t, "base"), "default": kustomize(t, "overlays/default"), "k3s": kustomize(t, "overlays/k3s"),
 		"nixos": kustomize(t, "overlays/nixos"), "cleanup": kustomize(t, "cleanup"),
+		"rke2": kustomize(t, "overlays/rke2"), "CRI-O": kustomize(t, "overlays/crio"),
+		"cleanup of k3s": kustomize(t, "overlays/k3s/cleanup"), "cleanup of rke2": kustomize(t, "overlays/rke2/cleanup"),
+		"no registry":   kustomize(t, "../tests/deploy/testdata/no-registry"),
 		"startup taint": kustomize(t, "../tests/deploy/testdata/startup-taint"),
 		"chart":         chart(t, nil), "chart with everything": chart(t, everything), "chart on NixOS": chart(t, values{"hostStore": true}),
 	}
@@ -65,7 +68,10 @@ func TestVolumesAndMountsMatch(t *testing.T) {
 	t.Parallel()
 	for name, objects := range map[string][]object{
 		"base": kustomize(t, "base"), "nixos": kustomize(t, "overlays/nixos"), "cleanup": kustomize(t, "cleanup"),
-		"chart": chart(t, nil), "chart on NixOS": chart(t, values{"hostStore": true}),
+		"k3s": kustomize(t, "overlays/k3s"), "CRI-O": kustomize(t, "overlays/crio"),
+		"no registry": kustomize(t, "../tests/deploy/testdata/no-registry"),
+		"chart":       chart(t, nil), "chart on NixOS": chart(t, values{"hostStore": true}),
+		"chart without a registry": chart(t, values{"registry": values{"enabled": false}}),
 	} {
 		for _, pod := range pods(t, objects) {
 			unused := map[string]bool{}
