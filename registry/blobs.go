@@ -17,7 +17,7 @@ const chunkSize = 256 << 10
 
 // blob answers for a configuration or a layer.
 func (r *Registry) blob(w *recorder, req *http.Request, n name, t route) error {
-	c, b, err := r.findBlob(req.Context(), n, t.reference)
+	c, b, err := r.findBlob(req.Context(), n, t)
 	if err != nil {
 		return err
 	}
@@ -58,13 +58,9 @@ func (r *Registry) blob(w *recorder, req *http.Request, n name, t route) error {
 }
 
 // findBlob gives the blob that n holds, and the claim that keeps it.
-func (r *Registry) findBlob(ctx context.Context, n name, digest string) (claim, closureimage.Blob, error) {
-	references, err := r.references(ctx, n)
-	if err != nil {
-		return claim{}, nil, err
-	}
-	c, err := r.holding(ctx, n, references, func(s *served) bool {
-		_, ok := s.blob(digest)
+func (r *Registry) findBlob(ctx context.Context, n name, t route) (claim, closureimage.Blob, error) {
+	c, err := r.holding(ctx, n, t, func(s *served) bool {
+		_, ok := s.blob(t.reference)
 		return ok
 	})
 	if errors.Is(err, nixstore.ErrNotFound) {
@@ -73,7 +69,7 @@ func (r *Registry) findBlob(ctx context.Context, n name, digest string) (claim, 
 	if err != nil {
 		return claim{}, nil, err
 	}
-	b, _ := c.blob(digest)
+	b, _ := c.blob(t.reference)
 	return c, b, nil
 }
 

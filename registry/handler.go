@@ -130,7 +130,7 @@ func (r *Registry) manifest(w *recorder, req *http.Request, n name, t route) err
 func (r *Registry) findManifest(ctx context.Context, n name, t route) (m manifest, err error) {
 	var c claim
 	if t.isDigest() {
-		c, err = r.holding(ctx, n, r.referencesOf(n, t.reference), func(s *served) bool {
+		c, err = r.holding(ctx, n, t, func(s *served) bool {
 			_, ok := s.manifest(t.reference)
 			return ok
 		})
@@ -150,15 +150,6 @@ func (r *Registry) findManifest(ctx context.Context, n name, t route) (m manifes
 	}
 	m, _ = c.manifest(t.reference)
 	return m, nil
-}
-
-// referencesOf gives what to resolve n by in search of a manifest: a described
-// image is asked for by the digest itself.
-func (r *Registry) referencesOf(n name, digest string) []string {
-	if n.kind == nixstore.SourceImage {
-		return []string{digest}
-	}
-	return []string{latest}
 }
 
 // send writes a small body.

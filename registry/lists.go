@@ -92,7 +92,7 @@ type index struct {
 // materials. To an unknown digest nothing refers.
 func (r *Registry) referrers(w *recorder, req *http.Request, n name, t route) error {
 	out := index{SchemaVersion: 2, MediaType: mediaTypeIndex, Manifests: []json.RawMessage{}}
-	c, err := r.holding(req.Context(), n, r.referencesOf(n, t.reference), func(s *served) bool {
+	c, err := r.holding(req.Context(), n, t, func(s *served) bool {
 		_, ok := s.manifest(t.reference)
 		return ok
 	})

@@ -55,7 +55,7 @@ func TestFault50BadRequestsAreErrorsOfTheSpecification(t *testing.T) {
 		{"an image of a namespace that cannot be", "/v2/image/a.b/c/manifests/latest", 404, "NAME_UNKNOWN", ""},
 		{"an image, of which there are none", "/v2/image/tools/curl/manifests/v1", 404, "NAME_UNKNOWN", "knows no images"},
 		{"the tags of an image, of which there are none", "/v2/image/tools/curl/tags/list", 404, "NAME_UNKNOWN", "knows no images"},
-		{"a blob of an image, of which there are none", "/v2/image/tools/curl/blobs/" + absent, 404, "NAME_UNKNOWN", "knows no images"},
+		{"a blob of an image, of which there are none", "/v2/image/tools/curl/blobs/" + absent, 404, "BLOB_UNKNOWN", "knows no images"},
 		{"a package of nobody", "/v2/pkgs/nothing/manifests/latest", 404, "NAME_UNKNOWN", "nothing"},
 
 		{"an empty reference", "/v2/pkgs/redis/manifests/", 404, "MANIFEST_UNKNOWN", ""},

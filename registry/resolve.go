@@ -50,7 +50,7 @@ func (r *Registry) tagged(ctx context.Context, n name, tag string) (claim, error
 
 // holding gives an image of n in which has finds what is looked for by digest:
 // one served lately, one pinned under the name, or what the name means now.
-func (r *Registry) holding(ctx context.Context, n name, references []string, has func(*served) bool) (claim, error) {
+func (r *Registry) holding(ctx context.Context, n name, t route, has func(*served) bool) (claim, error) {
 	build, err := r.allowed(n)
 	if err != nil {
 		return claim{}, err
@@ -65,6 +65,10 @@ func (r *Registry) holding(ctx context.Context, n name, references []string, has
 	}
 	if c, ok := r.pinned(ctx, n, has); ok {
 		return c, nil
+	}
+	references, err := r.references(ctx, n, t)
+	if err != nil {
+		return claim{}, err
 	}
 	var problems []error
 	for _, reference := range references {
@@ -107,13 +111,18 @@ func (r *Registry) pinned(ctx context.Context, n name, has func(*served) bool) (
 	return claim{}, false
 }
 
-// references gives what to resolve n by in search of a blob.
-func (r *Registry) references(ctx context.Context, n name) ([]string, error) {
+// references gives what to resolve n by in search of a digest. A described image
+// is asked for by a manifest's digest, and by its tags.
+func (r *Registry) references(ctx context.Context, n name, t route) ([]string, error) {
 	if n.kind != nixstore.SourceImage {
 		return []string{latest}, nil
 	}
 	tags, err := r.tags(ctx, n)
-	return tags[:min(len(tags), tagsMax)], err
+	tags = tags[:min(len(tags), tagsMax)]
+	if t.kind == kindBlob {
+		return tags, err
+	}
+	return append([]string{t.reference}, tags...), nil // without tags the digest may do
 }
 
 // tags gives the tags of n, sorted.

@@ -1,0 +1,129 @@
+package registry_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/closured/closured/nixstore"
+	"github.com/closured/closured/registry"
+	"github.com/closured/closured/registry/closureimage"
+)
+
+// catalogue is a registry.Named with the tags of images.
+type catalogue struct {
+	mu     sync.Mutex // guards what follows
+	images map[string]registry.Description
+	asked  []string
+}
+
+func (c *catalogue) set(key string, d registry.Description) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.images == nil {
+		c.images = map[string]registry.Description{}
+	}
+	c.images[key] = d
+}
+
+func (c *catalogue) Resolve(_ context.Context, namespace, name, reference string) (registry.Description, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := namespace + "/" + name + ":" + reference
+	c.asked = append(c.asked, key)
+	d, ok := c.images[key]
+	if !ok {
+		return d, nixstore.Fail(nixstore.ErrNotFound, "look at the NixImage", "there is no %s", key)
+	}
+	return d, nil
+}
+
+func (c *catalogue) Tags(_ context.Context, namespace, name string) ([]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var tags []string
+	for key := range c.images {
+		if tag, ok := strings.CutPrefix(key, namespace+"/"+name+":"); ok {
+			tags = append(tags, tag)
+		}
+	}
+	if tags == nil {
+		return nil, nixstore.Fail(nixstore.ErrNotFound, "look at the NixImage", "there is no image %s/%s", namespace, name)
+	}
+	return tags, nil
+}
+
+func packages(names ...string) nixstore.Source {
+	return nixstore.Source{Kind: nixstore.SourcePackages, Packages: names}
+}
+
+func TestDescribedImages(t *testing.T) {
+	t.Parallel()
+	named := &catalogue{}
+	cfg := registry.Config{Named: named}
+	r := newRigWith(t, cfg)
+	r.define(t, "redis")
+	named.set("tools/redis:v1", registry.Description{Source: packages("redis")})
+	named.set("tools/redis:v2", registry.Description{
+		Source: packages("redis"), Settings: closureimage.Settings{Entrypoint: []string{"/bin/redis"}, User: "1000"},
+	})
+	one, two := r.manifest(t, "image/tools/redis", "v1"), r.manifest(t, "image/tools/redis", "v2")
+	if one.digest == two.digest || one.Layers[0] != two.Layers[0] {
+		t.Errorf("the images are %+v and %+v", one, two)
+	}
+	var config struct {
+		Config struct {
+			User       string
+			Entrypoint []string
+		}
+	}
+	body := r.get(t, "/v2/image/tools/redis/blobs/"+two.Config.Digest).body
+	if err := json.Unmarshal([]byte(body), &config); err != nil || config.Config.User != "1000" || !slices.Equal(config.Config.Entrypoint, []string{"/bin/redis"}) {
+		t.Errorf("the configuration is %s, %v", body, err)
+	}
+	for path, want := range map[string]string{"": `["v1","v2"]`, "?last=v1": `["v2"]`, "?n=1": `["v1"]`, "?n=1&last=v1": `["v2"]`} {
+		got := r.get(t, "/v2/image/tools/redis/tags/list"+path).wantStatus(t, http.StatusOK)
+		if want := `{"name":"image/tools/redis","tags":` + want + `}`; got.body != want {
+			t.Errorf("%s gave %s, want %s", path, got.body, want)
+		}
+		link := ""
+		if path == "?n=1" {
+			link = `</v2/image/tools/redis/tags/list?last=v1&n=1>; rel="next"`
+		}
+		if got.Header.Get("Link") != link {
+			t.Errorf("%s gave the link %q", path, got.Header.Get("Link"))
+		}
+	}
+	r.get(t, "/v2/image/tools/redis/manifests/latest").wantError(t, http.StatusNotFound, "NAME_UNKNOWN", "there is no tools/redis:latest")
+	r.get(t, "/v2/image/tools/curl/blobs/"+absent).wantError(t, http.StatusNotFound, "BLOB_UNKNOWN", "no image tools/curl")
+	r.get(t, "/v2/image/tools/curl/tags/list").wantError(t, http.StatusNotFound, "NAME_UNKNOWN", "no image tools/curl")
+	r.manifest(t, "volume/image/tools/redis", "v2")
+
+	// After a restart the description is asked by the digest, and blobs by the tags.
+	r.restart(t, cfg)
+	for _, l := range two.Layers {
+		r.get(t, "/v2/image/tools/redis/blobs/"+l.Digest).wantStatus(t, http.StatusOK)
+	}
+	r.get(t, "/v2/image/tools/redis/blobs/"+two.Config.Digest).wantStatus(t, http.StatusOK)
+	r.restart(t, cfg)
+	r.get(t, "/v2/image/tools/redis/manifests/"+two.digest).wantStatus(t, http.StatusOK)
+	r.get(t, "/v2/image/tools/redis/manifests/"+absent).wantError(t, http.StatusNotFound, "MANIFEST_UNKNOWN", "pull it by its tag")
+	if !slices.Contains(named.asked, "tools/redis:"+two.digest) {
+		t.Errorf("the description was asked for by %v only", named.asked)
+	}
+}
+
+func TestADescriptionThatCannotBeMade(t *testing.T) {
+	t.Parallel()
+	named := &catalogue{}
+	r := newRigWith(t, registry.Config{Named: named})
+	r.define(t, "redis")
+	named.set("tools/bad:v1", registry.Description{Source: packages("redis"), Settings: closureimage.Settings{Env: []string{"no value"}}})
+	r.get(t, "/v2/image/tools/bad/manifests/v1").wantError(t, http.StatusBadRequest, "NAME_INVALID", "NAME=value")
+	named.set("tools/loop:v1", registry.Description{Source: nixstore.Source{Kind: nixstore.SourceImage, Image: "tools/loop"}})
+	r.get(t, "/v2/image/tools/loop/manifests/v1").wantError(t, http.StatusBadRequest, "NAME_INVALID", "knows no images")
+}
