@@ -25,8 +25,10 @@ type agent interface {
 	packages() string
 	// wantsDriver tells whether the CSIDriver object is for the tests to make.
 	wantsDriver() bool
-	// log gives the end of what it said.
-	log() string
+	// address is where it serves its metrics.
+	address(ctx context.Context) (string, error)
+	// log gives the end of what it said, or with all what there is of it.
+	log(all bool) string
 	// close takes away what the form needs.
 	close() error
 }
@@ -119,9 +121,14 @@ func (p *process) stop(context.Context) error {
 	}
 }
 
-func (p *process) log() string {
+func (p *process) address(context.Context) (string, error) { return "127.0.0.1:9858", nil }
+
+func (p *process) log(all bool) string {
 	data, _ := os.ReadFile(filepath.Join(p.dir, "log"))
-	return string(data[max(0, len(data)-8<<10):])
+	if !all {
+		data = data[max(0, len(data)-8<<10):]
+	}
+	return string(data)
 }
 
 func (p *process) close() error { return p.stop(context.Background()) }

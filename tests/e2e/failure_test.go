@@ -83,6 +83,7 @@ func TestLongBuilds(t *testing.T) {
 	if says := in(t, long, bin+"cat", "/nix/var/result/share/name"); says != "slow" {
 		t.Errorf("the package is %q", says)
 	}
+	requireStory(t, long, "slow")
 	err = wait(t.Context(), 2*time.Minute, "the end of the other build", func() error {
 		if n := builders(t); n > 0 {
 			return fmt.Errorf("%d processes build", n)

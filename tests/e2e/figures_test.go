@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -32,12 +30,12 @@ func TestManyPods(t *testing.T) {
 	for i := range pods {
 		pods[i] = ready(t, pods[i], 10*time.Minute)
 	}
-	t.Logf("%d pods were ready after %s", manyPods, time.Since(begin).Round(time.Second))
+	created := time.Since(begin)
 	requireMounts(t, manyPods)
 
 	begin = time.Now()
 	remove(t, pods...)
-	t.Logf("they were gone after %s", time.Since(begin).Round(time.Second))
+	figure("100 pods", "created to all Ready %s, deleted to all gone %s", created.Round(time.Second), time.Since(begin).Round(time.Second))
 	requireClean(t)
 	err := wait(t.Context(), 2*time.Minute, "the end of the pods' folders", func() error {
 		for _, pod := range pods {
@@ -60,21 +58,67 @@ func TestTimeToReady(t *testing.T) {
 	var closure, empty []time.Duration
 	for i := range rounds {
 		pod := busybox(newPod(plain, fmt.Sprintf("closure-%d", i), attributes{"packages": "many"}))
-		closure = append(closure, timeToReady(t, pod))
+		took, pod := timeToReady(t, pod)
+		remove(t, pod)
+		closure = append(closure, took)
 		pod = busybox(newPod(plain, fmt.Sprintf("empty-%d", i), nil))
 		pod.Spec.Volumes[0].VolumeSource = corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}
-		empty = append(empty, timeToReady(t, pod))
+		took, pod = timeToReady(t, pod)
+		remove(t, pod)
+		empty = append(empty, took)
 	}
-	slices.Sort(closure)
-	slices.Sort(empty)
-	t.Logf("created to Ready, median of %d (slowest): closure %s (%s), emptyDir %s (%s)", rounds,
-		ms(closure[rounds/2]), ms(closure[rounds-1]), ms(empty[rounds/2]), ms(empty[rounds-1]))
+	a, slowestA := median(closure)
+	b, slowestB := median(empty)
+	figure("created to Ready", "median of %d (slowest): closure of 1,500 paths on the node %s (%s), emptyDir %s (%s), ratio %s",
+		rounds, ms(a), ms(slowestA), ms(b), ms(slowestB), ratio(a, b))
+}
+
+// TestFirstPod compares the first pod of a closure of 1,500 paths that is in the
+// store, for which the view is made, with the second one, which shares it.
+func TestFirstPod(t *testing.T) {
+	t.Cleanup(func() { requireClean(t) })
+	const closures = 10 // of the package firsts
+	all := ready(t, create(t, newPod(plain, "firsts", attributes{"packages": "firsts"})), 5*time.Minute)
+	var first, second []time.Duration
+	var making, sharing time.Duration // what the agent itself needed for all
+	for i := range closures {
+		root := in(t, all, bin+"readlink", fmt.Sprintf("/nix/var/result/share/first-%d", i))
+		begin := publishing(t)
+		took, one := timeToReady(t, busybox(newPod(plain, fmt.Sprintf("first-%d", i), attributes{"storePath": root})))
+		first = append(first, took)
+		made, views := publishing(t), metric(t, "closured_views")
+		took, two := timeToReady(t, busybox(newPod(plain, fmt.Sprintf("second-%d", i), attributes{"storePath": root})))
+		second = append(second, took)
+		making, sharing = making+made-begin, sharing+publishing(t)-made
+		if now := metric(t, "closured_views"); now > views {
+			t.Errorf("with the second pod of a closure there are %.0f views, with the first there were %.0f", now, views)
+		}
+		remove(t, one, two)
+	}
+	a, slowestA := median(first)
+	b, slowestB := median(second)
+	figure("first pod of a closure", "created to Ready, 1,500 paths in the store, median of %d (slowest): first %s (%s), second %s (%s), ratio %s, %s more (bar: 100 ms)",
+		closures, ms(a), ms(slowestA), ms(b), ms(slowestB), ratio(a, b), ms(a-b))
+	figure("first publish of a closure", "by the agent's own clock, mean of %d: first %s, second %s, %s more",
+		closures, ms(making/closures), ms(sharing/closures), ms((making-sharing)/closures))
+}
+
+// publishing gives the time that all volumes took that were published.
+func publishing(t *testing.T) time.Duration {
+	t.Helper()
+	return time.Duration(metric(t, `closured_publish_seconds_sum{result="OK"}`) * float64(time.Second))
 }
 
 func ms(d time.Duration) string { return d.Round(time.Millisecond).String() }
 
-// timeToReady makes a pod, gives the time until it is seen ready, and takes it away.
-func timeToReady(t *testing.T, pod *corev1.Pod) time.Duration {
+// median gives the median and the longest of some durations, which it sorts.
+func median(d []time.Duration) (middle, longest time.Duration) {
+	slices.Sort(d)
+	return d[len(d)/2], d[len(d)-1]
+}
+
+// timeToReady makes a pod and gives the time until it is seen ready.
+func timeToReady(t *testing.T, pod *corev1.Pod) (time.Duration, *corev1.Pod) {
 	t.Helper()
 	watch, err := w.kube.CoreV1().Pods(pod.Namespace).Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=" + pod.Name})
 	if err != nil {
@@ -86,69 +130,16 @@ func timeToReady(t *testing.T, pod *corev1.Pod) time.Duration {
 	limit := time.After(time.Minute)
 	for {
 		select {
-		case event := <-watch.ResultChan():
+		case event, open := <-watch.ResultChan():
 			now, ok := event.Object.(*corev1.Pod)
-			if !ok || !isReady(now) {
-				continue
+			switch {
+			case !open: // the API server ends watches when it likes
+				return time.Since(begin), ready(t, made, time.Minute)
+			case ok && now.UID == made.UID && isReady(now):
+				return time.Since(begin), now
 			}
-			took := time.Since(begin)
-			remove(t, made)
-			return took
 		case <-limit:
 			t.Fatalf("pod %s is not ready", pod.Name)
 		}
 	}
-}
-
-// TestAtRest measures the agent alone when nothing happens.
-func TestAtRest(t *testing.T) {
-	requireClean(t)
-	pids := mustPIDs(t)
-	if len(pids) != 1 {
-		t.Fatalf("the node has the agents %v", pids)
-	}
-	const span = 20 * time.Second
-	before := processor(t, pids[0])
-	time.Sleep(span)
-	used := processor(t, pids[0]) - before
-	share := 100 * used.Seconds() / span.Seconds()
-	memory := memoryOf(t, pids[0])
-	t.Logf("at rest: %.1f MiB resident, %.2f %% of a core", float64(memory)/(1<<20), share)
-	if memory >= 64<<20 {
-		t.Errorf("%d bytes are resident, want less than 64 MiB", memory)
-	}
-	if share >= 1 {
-		t.Errorf("%.2f %% of a core, want less than 1", share)
-	}
-}
-
-// processor gives the processor time of a process, by proc(5), stat.
-func processor(t *testing.T, pid int) time.Duration {
-	t.Helper()
-	text := read(t, fmt.Sprintf("/proc/%d/stat", pid))
-	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-	var ticks int
-	for _, field := range fields[11:13] { // utime and stime, the 14th and 15th of all
-		n, err := strconv.Atoi(field)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * time.Second / 100 // USER_HZ is 100 everywhere
-}
-
-func memoryOf(t *testing.T, pid int) int64 {
-	t.Helper()
-	for line := range strings.Lines(read(t, fmt.Sprintf("/proc/%d/status", pid))) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return kib << 10
-		}
-	}
-	t.Fatal("no VmRSS")
-	return 0
 }

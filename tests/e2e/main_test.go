@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -34,9 +36,10 @@ const (
 
 // world is what all tests share: the cluster and its agent.
 type world struct {
-	dir   string // $CLUSTER_DIR
-	kube  kubernetes.Interface
-	agent agent
+	dir    string // $CLUSTER_DIR
+	config *rest.Config
+	kube   kubernetes.Interface
+	agent  agent
 }
 
 var w world
@@ -55,12 +58,12 @@ func run(m *testing.M) (int, error) {
 	if w.dir == "" {
 		return 1, fmt.Errorf("CLUSTER_DIR is not set: start these tests by tests/e2e/run")
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(w.dir, "pki", "admin.kubeconfig"))
-	if err != nil {
+	var err error
+	if w.config, err = clientcmd.BuildConfigFromFlags("", filepath.Join(w.dir, "pki", "admin.kubeconfig")); err != nil {
 		return 1, err
 	}
-	config.QPS, config.Burst = 200, 400
-	if w.kube, err = kubernetes.NewForConfig(config); err != nil {
+	w.config.QPS, w.config.Burst = 200, 400
+	if w.kube, err = kubernetes.NewForConfig(w.config); err != nil {
 		return 1, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -73,9 +76,9 @@ func run(m *testing.M) (int, error) {
 	}
 	code := m.Run()
 	if code != 0 {
-		fmt.Fprintf(os.Stderr, "the end of the agent's log:\n%s\n", w.agent.log())
+		fmt.Fprintf(os.Stderr, "the end of the agent's log:\n%s\n", w.agent.log(false))
 	}
-	return code, w.agent.close()
+	return code, errors.Join(writeFigures(), w.agent.close())
 }
 
 // prepare makes the objects that every test needs, and starts the agent.

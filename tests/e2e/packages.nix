@@ -18,7 +18,8 @@ let
     echo ${name} > $out/share/name
     ${script}
   '';
-  paths = n: (import ./text-closure.nix { inherit n; seed = "e2e"; }).root;
+  paths = (import ./text-closure.nix { n = 1500; seed = "e2e"; }).root;
+  first = i: tools "first-${toString i}" "ln -s ${paths} $out/share/many";
 in
 {
   inherit (debian) curl jq;
@@ -27,7 +28,10 @@ in
   two = tools "two" "";
   nested.deep = tools "deep" "";
   ready = tools "ready" "head -c 33554432 /dev/urandom > $out/share/data";
-  many = tools "many" "ln -s ${paths 1500} $out/share/many";
+  many = tools "many" "ln -s ${paths} $out/share/many";
+  # ten closures of 1,500 paths, which are in the store when this one is
+  firsts = tools "firsts" (builtins.concatStringsSep "\n"
+    (builtins.genList (i: "ln -s ${first i} $out/share/first-${toString i}") 10));
   slow = tools "slow" ''
     for i in $(seq 150); do echo "step $i of 150"; sleep 1; done
   '';

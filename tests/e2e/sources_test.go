@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -87,6 +88,7 @@ func TestTwoClosuresAreIsolated(t *testing.T) {
 // TestSharedClosure: two containers and two pods, one file in the page cache.
 func TestSharedClosure(t *testing.T) {
 	t.Cleanup(func() { requireClean(t) })
+	requireViews(t, 0)
 	first := newPod(plain, "first", attributes{"packages": "ready"})
 	second := first.Spec.Containers[0]
 	second.Name = "d"
@@ -97,6 +99,7 @@ func TestSharedClosure(t *testing.T) {
 	if mounts, roots, _, err := count(); err != nil || mounts != 2 || roots != 2 {
 		t.Errorf("%d mounts and %d pins (%v), want 2 of each", mounts, roots, err)
 	}
+	requireViews(t, 1)
 	const file = "/nix/var/result/share/data"
 	var sums []string
 	for _, where := range []struct {
@@ -133,4 +136,19 @@ func TestSharedClosure(t *testing.T) {
 func inVolume(t *testing.T, pod *corev1.Pod, name string) string {
 	t.Helper()
 	return filepath.Join(mountOf(pod), strings.TrimPrefix(rootOf(t, pod), "/nix/"), name)
+}
+
+// requireViews waits until the agent counts that many views. Those that nobody
+// uses stay for half a minute.
+func requireViews(t *testing.T, want float64) {
+	t.Helper()
+	err := wait(t.Context(), 2*time.Minute, "the views", func() error {
+		if have := metric(t, "closured_views"); have != want {
+			return fmt.Errorf("there are %.0f, want %.0f", have, want)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }

@@ -1,0 +1,114 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// TestNothingButTheNode: the API server is away, and no network leads anywhere.
+// Pods run on while the agent crashes and comes back, and then kubelet does. When
+// the API server is back, all is as it was.
+func TestNothingButTheNode(t *testing.T) {
+	t.Cleanup(func() { requireClean(t) })
+	pods := startSome(t, "alone", 3)
+	address, err := w.agent.address(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold := filepath.Join(w.dir, "run", "apiserver.hold")
+	if err := os.WriteFile(hold, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // also after a failure
+		if err := errors.Join(os.RemoveAll(hold), serverIsBack(context.Background())); err != nil {
+			t.Error(err)
+		}
+		restart(t)
+	})
+	crash(t, "apiserver")
+	if _, err := w.kube.Discovery().ServerVersion(); err == nil {
+		t.Fatal("the API server answers")
+	}
+
+	if err := kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if p, ok := w.agent.(*process); ok {
+		if err := p.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = wait(t.Context(), 2*time.Minute, "the agent to be ready without an API server", func() error {
+		return get(t.Context(), "http://"+address+"/readyz")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	requireReadable(t, pods)
+	crash(t, "kubelet")
+	requireReadable(t, pods)
+	requireMounts(t, len(pods))
+
+	if err := errors.Join(os.Remove(hold), serverIsBack(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	restart(t)
+	requireSame(t, pods)
+	requireMounts(t, len(pods))
+	remove(t, append(pods, start(t, newPod(plain, "alone-after", attributes{"packages": "one"})))...)
+}
+
+// crash ends a process of the cluster by SIGKILL, which comes back by itself
+// unless it is held.
+func crash(t *testing.T, name string) {
+	t.Helper()
+	pid, err := strconv.Atoi(read(t, filepath.Join(w.dir, "run", name+".pid")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	err = wait(t.Context(), 20*time.Second, "the end of "+name, func() error {
+		if err := syscall.Kill(pid, 0); err == nil {
+			return fmt.Errorf("process %d is there", pid)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// serverIsBack waits for the API server, and for kubelet.
+func serverIsBack(ctx context.Context) error {
+	return wait(ctx, 3*time.Minute, "the API server and kubelet", func() error {
+		if out, err := kubectl(ctx, "", "get", "--raw", "/readyz"); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return get(ctx, "http://127.0.0.1:10248/healthz")
+	})
+}
+
+// requireReadable wants the volumes of pods to be readable, without asking the
+// API server.
+func requireReadable(t *testing.T, pods []*corev1.Pod) {
+	t.Helper()
+	for _, pod := range pods {
+		data, err := os.ReadFile(inVolume(t, pod, "share/name"))
+		if err != nil || string(data) != "one\n" {
+			t.Errorf("the volume of pod %s gives %q (%v)", pod.Name, data, err)
+		}
+	}
+}
