@@ -101,7 +101,7 @@ func TestLostAndDamagedFilesAreMadeAgain(t *testing.T) {
 	harm := map[string]func(file string) error{
 		"lost":      os.Remove,
 		"empty":     func(f string) error { return replace(f, nil) },
-		"shortened": func(f string) error { return shorten(f) },
+		"shortened": shorten,
 		"zeros":     func(f string) error { return replace(f, make([]byte, 300)) },
 		"a folder":  func(f string) error { return errors.Join(os.Remove(f), os.Mkdir(f, 0o700)) },
 		"a loop":    func(f string) error { return errors.Join(os.Remove(f), os.Symlink(f, f)) },

@@ -91,7 +91,8 @@ func FuzzHeader(f *testing.F) {
 			return
 		}
 		for _, e := range []entry{
-			{name: name, kind: typeFile, mode: fileMode, size: size}, {name: name + "/", kind: typeFolder, mode: folderMode},
+			{name: name, kind: typeFile, mode: fileMode, size: size},
+			{name: name + "/", kind: typeFolder, mode: folderMode},
 			{name: name, kind: typeLink, mode: linkMode, target: "t" + target},
 		} {
 			b := appendHeader(nil, e)
