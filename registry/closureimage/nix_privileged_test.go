@@ -72,7 +72,7 @@ func TestTwoRealStoresGiveOneDigest(t *testing.T) {
 	for n := range 2 {
 		dir := nixtest.StateDir(t)
 		if n == 1 { // other paths first, so that inodes, times and numbers differ
-			nixtest.TextClosure(t, dir, 50, "something else")
+			nixtest.TextClosure(t, dir, 50, "something-else")
 		}
 		root := nixtest.SyntheticClosure(t, dir, 8, "two-stores")
 		if n == 1 {
