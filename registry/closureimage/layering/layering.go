@@ -30,7 +30,7 @@ type Layer struct {
 // something else too (links, a description) ask for one less.
 //
 // Cut changes none of its arguments, keeps nothing and may be called concurrently. It
-// needs about 30 ms for 2,400 paths and less than 100 ms for 10,000, and
+// needs some 30 ms of a core for 2,400 paths and 65 ms for 10,000 (BenchmarkCut), and
 // therefore takes no context.
 //
 // Errors: ErrInput, when paths is not the closure of root (a reference that is not
