@@ -58,25 +58,25 @@ func narOfFile(text string) []byte {
 	return b.Bytes()
 }
 
-// put puts a file into the store.
-func (s *shelf) put(tb testing.TB, hash, text string, references ...string) nixstore.PathInfo {
+// put puts the file into the store.
+func (s *shelf) put(tb testing.TB, text string, references ...string) nixstore.PathInfo {
 	tb.Helper()
-	path := nixstore.MustParseStorePath("/nix/store/" + hash + "-file")
+	path := nixstore.MustParseStorePath("/nix/store/" + fileHash + "-file")
 	nar := narOfFile(text)
 	sum := sha256.Sum256(nar)
 	info := nixstore.PathInfo{Path: path, NarHash: "sha256-" + base64.StdEncoding.EncodeToString(sum[:]), NarSize: int64(len(nar))}
 	for _, r := range references {
 		info.References = append(info.References, nixstore.MustParseStorePath(r))
 	}
-	s.infos[hash] = info
-	s.change(tb, hash, text)
+	s.infos[fileHash] = info
+	s.change(tb, text)
 	return info
 }
 
-// change changes a file of the store behind the database's back.
-func (s *shelf) change(tb testing.TB, hash, text string) {
+// change changes the file of the store behind the database's back.
+func (s *shelf) change(tb testing.TB, text string) {
 	tb.Helper()
-	if err := os.WriteFile(filepath.Join(s.dir, hash+"-file"), []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.dir, fileHash+"-file"), []byte(text), 0o644); err != nil {
 		tb.Fatal(err)
 	}
 }
@@ -159,7 +159,15 @@ func passwordOf(tb testing.TB, key binarycache.SecretKey) string {
 	return words[5]
 }
 
-func (c *cache) do(tb testing.TB, method, path, password string) (*http.Response, []byte, error) {
+// reply is an answer that was read to its end.
+type reply struct {
+	code   int
+	header http.Header
+	length int64 // as declared
+	body   []byte
+}
+
+func (c *cache) do(tb testing.TB, method, path, password string) (reply, error) {
 	tb.Helper()
 	req, err := http.NewRequestWithContext(tb.Context(), method, c.url+path, nil)
 	if err != nil {
@@ -174,31 +182,40 @@ func (c *cache) do(tb testing.TB, method, path, password string) (*http.Response
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	return resp, body, err
+	return reply{resp.StatusCode, resp.Header, resp.ContentLength, body}, err
 }
 
-func (c *cache) get(tb testing.TB, path string) (*http.Response, []byte, error) {
+func (c *cache) get(tb testing.TB, path string) (reply, error) {
 	tb.Helper()
 	return c.do(tb, http.MethodGet, path, passwordOf(tb, c.key))
+}
+
+// content gives the address of the file's content.
+func (c *cache) content(tb testing.TB) string {
+	tb.Helper()
+	got, err := c.get(tb, "/"+fileHash+".narinfo")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return "/" + field(string(got.body), "URL")
 }
 
 func TestANarinfoIsThisTextAndSigned(t *testing.T) {
 	t.Parallel()
 	c := newCache(t, nil)
 	other := "/nix/store/00000000000000000000000000000000-other"
-	info := c.put(t, fileHash, "hello\n", other, "/nix/store/"+fileHash+"-file")
-	resp, body, err := c.get(t, "/"+fileHash+".narinfo")
-	if err != nil || resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/x-nix-narinfo" {
-		t.Fatalf("%d %s, %v", resp.StatusCode, resp.Header, err)
+	info := c.put(t, "hello\n", other, "/nix/store/"+fileHash+"-file")
+	got, err := c.get(t, "/"+fileHash+".narinfo")
+	if err != nil || got.code != http.StatusOK || got.header.Get("Content-Type") != "text/x-nix-narinfo" {
+		t.Fatalf("%d %s, %v", got.code, got.header, err)
 	}
-	const sum = "0ch1zs7dkx3gh5g7lm83w3p1m0s6hnnpdj3kq3p0v4dwm6nbkfrc"
-	text, signature, ok := strings.Cut(string(body), "Sig: ")
+	text, signature, ok := strings.Cut(string(got.body), "Sig: ")
 	hash := field(text, "NarHash")
 	want := "StorePath: " + info.Path.String() + "\nURL: nar/" + fileHash + "-" + strings.TrimPrefix(hash, "sha256:") + ".nar\n" +
 		"Compression: none\nFileHash: " + hash + "\nFileSize: 120\nNarHash: " + hash + "\nNarSize: 120\n" +
 		"References: 00000000000000000000000000000000-other " + fileHash + "-file\n"
-	if !ok || text != want || len(hash) != len("sha256:")+len(sum) {
-		t.Errorf("got\n%s, want\n%s", body, want)
+	if !ok || text != want || len(hash) != len("sha256:")+52 {
+		t.Errorf("got\n%s, want\n%s", got.body, want)
 	}
 	fingerprint := "1;" + info.Path.String() + ";" + hash + ";120;" + other + "," + info.Path.String()
 	checkSignature(t, c.key, fingerprint, strings.TrimSpace(signature))
@@ -224,20 +241,19 @@ func checkSignature(t *testing.T, key binarycache.SecretKey, text, signature str
 func TestAContentIsItsNAR(t *testing.T) {
 	t.Parallel()
 	c := newCache(t, nil)
-	c.put(t, fileHash, "hello\n")
-	_, body, _ := c.get(t, "/"+fileHash+".narinfo")
-	address := "/" + field(string(body), "URL")
-	resp, body, err := c.get(t, address)
-	if err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(body, narOfFile("hello\n")) {
-		t.Errorf("%d, %d bytes, %v", resp.StatusCode, len(body), err)
+	c.put(t, "hello\n")
+	address := c.content(t)
+	got, err := c.get(t, address)
+	if err != nil || got.code != http.StatusOK || !bytes.Equal(got.body, narOfFile("hello\n")) {
+		t.Errorf("%d, %d bytes, %v", got.code, len(got.body), err)
 	}
-	resp, body, err = c.do(t, http.MethodHead, address, passwordOf(t, c.key))
-	if err != nil || resp.StatusCode != http.StatusOK || resp.ContentLength != 120 || len(body) != 0 {
-		t.Errorf("HEAD: %d, length %d, %d bytes, %v", resp.StatusCode, resp.ContentLength, len(body), err)
+	got, err = c.do(t, http.MethodHead, address, passwordOf(t, c.key))
+	if err != nil || got.code != http.StatusOK || got.length != 120 || len(got.body) != 0 {
+		t.Errorf("HEAD: %d, length %d, %d bytes, %v", got.code, got.length, len(got.body), err)
 	}
-	c.put(t, fileHash, "another content") // registered anew
-	if resp, _, _ := c.get(t, address); resp.StatusCode != http.StatusNotFound {
-		t.Errorf("the old content: %d", resp.StatusCode)
+	c.put(t, "another content") // registered anew
+	if got, err := c.get(t, address); err != nil || got.code != http.StatusNotFound {
+		t.Errorf("the old content: %d, %v", got.code, err)
 	}
 }
 
@@ -245,24 +261,24 @@ func TestWithoutThePasswordThereIsNothing(t *testing.T) {
 	t.Parallel()
 	old := mustKey(t, "install-0")
 	c := newCache(t, func(cfg *binarycache.Config) { cfg.Keys = append(cfg.Keys, old) })
-	c.put(t, fileHash, "x")
+	c.put(t, "x")
 	for _, path := range []string{"/nix-cache-info", "/" + fileHash + ".narinfo", "/" + gonePath + ".narinfo", "/", "/nar/x"} {
 		for name, password := range map[string]string{
 			"none": "", "another installation's": passwordOf(t, mustKey(t, "install-1")), "the public key": c.key.Public(),
 			"the secret key": c.key.Secret(), "a longer one": passwordOf(t, c.key) + "x", "a shorter one": passwordOf(t, c.key)[1:],
 		} {
-			resp, body, err := c.do(t, http.MethodGet, path, password)
-			if err != nil || resp.StatusCode != http.StatusUnauthorized || !strings.HasPrefix(resp.Header.Get("WWW-Authenticate"), "Basic ") {
-				t.Errorf("%s with the password %s: %d %s %v", path, name, resp.StatusCode, resp.Header, err)
+			got, err := c.do(t, http.MethodGet, path, password)
+			if err != nil || got.code != http.StatusUnauthorized || !strings.HasPrefix(got.header.Get("WWW-Authenticate"), "Basic ") {
+				t.Errorf("%s with the password %s: %d %s %v", path, name, got.code, got.header, err)
 			}
-			if strings.Contains(string(body), fileHash) {
-				t.Errorf("%s with the password %s: %q", path, name, body)
+			if strings.Contains(string(got.body), fileHash) {
+				t.Errorf("%s with the password %s: %q", path, name, got.body)
 			}
 		}
 	}
 	for _, key := range []binarycache.SecretKey{c.key, old} {
-		if resp, _, _ := c.do(t, http.MethodGet, "/nix-cache-info", passwordOf(t, key)); resp.StatusCode != http.StatusOK {
-			t.Errorf("with the password of %s: %d", key, resp.StatusCode)
+		if got, err := c.do(t, http.MethodGet, "/nix-cache-info", passwordOf(t, key)); err != nil || got.code != http.StatusOK {
+			t.Errorf("with the password of %s: %d, %v", key, got.code, err)
 		}
 	}
 	if strings.Contains(c.log.String(), passwordOf(t, c.key)) || strings.Contains(c.log.String(), c.key.Secret()) {
@@ -274,9 +290,9 @@ func TestEachKeySigns(t *testing.T) {
 	t.Parallel()
 	next := mustKey(t, "install-2")
 	c := newCache(t, func(cfg *binarycache.Config) { cfg.Keys = append(cfg.Keys, next) })
-	c.put(t, fileHash, "x")
-	_, body, _ := c.get(t, "/"+fileHash+".narinfo")
-	if text := string(body); strings.Count(text, "\nSig: ") != 2 || !strings.Contains(text, "\nSig: install-1:") || !strings.Contains(text, "\nSig: install-2:") {
+	c.put(t, "x")
+	got, err := c.get(t, "/"+fileHash+".narinfo")
+	if text := string(got.body); err != nil || strings.Count(text, "\nSig: ") != 2 || !strings.Contains(text, "\nSig: install-1:") || !strings.Contains(text, "\nSig: install-2:") {
 		t.Errorf("the narinfo is %s", text)
 	}
 }
@@ -284,7 +300,7 @@ func TestEachKeySigns(t *testing.T) {
 func TestAnswersToOtherRequests(t *testing.T) {
 	t.Parallel()
 	c := newCache(t, nil)
-	c.put(t, fileHash, "x")
+	c.put(t, "x")
 	sum := strings.Repeat("0", 52)
 	for name, want := range map[string]struct {
 		method, path string
@@ -309,25 +325,30 @@ func TestAnswersToOtherRequests(t *testing.T) {
 		"a deletion":                  {"DELETE", "/" + fileHash + ".narinfo", 405},
 	} {
 		t.Run(name, func(t *testing.T) {
-			resp, body, err := c.do(t, want.method, want.path, passwordOf(t, c.key))
-			if err != nil || resp.StatusCode != want.code {
-				t.Errorf("%s %s: %d %q, want %d (%v)", want.method, want.path, resp.StatusCode, body, want.code, err)
+			t.Parallel()
+			got, err := c.do(t, want.method, want.path, passwordOf(t, c.key))
+			if err != nil || got.code != want.code {
+				t.Errorf("%s %s: %d %q, want %d (%v)", want.method, want.path, got.code, got.body, want.code, err)
 			}
-			if want.code >= 400 && !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
-				t.Errorf("the type is %q", resp.Header.Get("Content-Type"))
+			if want.code >= 400 && !strings.HasPrefix(got.header.Get("Content-Type"), "text/plain") {
+				t.Errorf("the type is %q", got.header.Get("Content-Type"))
 			}
 		})
 	}
-	_, body, _ := c.get(t, "/nix-cache-info")
-	if string(body) != "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 20\n" {
-		t.Errorf("nix-cache-info is %q", body)
+}
+
+func TestWhatNixAsksFirst(t *testing.T) {
+	t.Parallel()
+	got, err := newCache(t, nil).get(t, "/nix-cache-info")
+	if err != nil || string(got.body) != "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 20\n" {
+		t.Errorf("nix-cache-info is %q, %v", got.body, err)
 	}
 }
 
 func TestErrorsOfTheStoreBecomeStatuses(t *testing.T) {
 	t.Parallel()
 	c := newCache(t, nil)
-	c.put(t, fileHash, "x")
+	c.put(t, "x")
 	for _, want := range []struct {
 		err  error
 		code int
@@ -340,12 +361,12 @@ func TestErrorsOfTheStoreBecomeStatuses(t *testing.T) {
 		{errors.New("canary: disk I/O error in /var/lib/secret"), 500},
 	} {
 		c.err = want.err
-		resp, body, err := c.get(t, "/"+fileHash+".narinfo")
-		if err != nil || resp.StatusCode != want.code || (resp.Header.Get("Retry-After") != "") != (want.code == 503) {
-			t.Errorf("%v: %d %s, %v", want.err, resp.StatusCode, resp.Header, err)
+		got, err := c.get(t, "/"+fileHash+".narinfo")
+		if err != nil || got.code != want.code || (got.header.Get("Retry-After") != "") != (want.code == 503) {
+			t.Errorf("%v: %d %s, %v", want.err, got.code, got.header, err)
 		}
-		if strings.Contains(string(body), "/var/lib") {
-			t.Errorf("it tells of the node: %q", body)
+		if strings.Contains(string(got.body), "/var/lib") {
+			t.Errorf("it tells of the node: %q", got.body)
 		}
 	}
 }
@@ -357,16 +378,15 @@ func TestDamagedContentIsNeverWhole(t *testing.T) {
 			t.Parallel()
 			c := newCache(t, nil)
 			text := strings.Repeat("0123456789abcdef", size/16)
-			c.put(t, fileHash, text)
-			_, body, _ := c.get(t, "/"+fileHash+".narinfo")
-			c.change(t, fileHash, text[:size/16*16-1]+"X")
-			resp, body, err := c.get(t, "/"+field(string(body), "URL"))
-			if size < 256<<10 {
-				if err != nil || resp.StatusCode != http.StatusInternalServerError || bytes.Contains(body, []byte("abcdef0123")) {
-					t.Errorf("%d %.200q, %v", resp.StatusCode, body, err)
-				}
-			} else if !errors.Is(err, io.ErrUnexpectedEOF) || int64(len(body)) >= resp.ContentLength {
-				t.Errorf("%d: %d bytes of %d, %v", resp.StatusCode, len(body), resp.ContentLength, err)
+			c.put(t, text)
+			address := c.content(t)
+			c.change(t, text[:size/16*16-1]+"X")
+			got, err := c.get(t, address)
+			if cut(size) == 0 && (err != nil || got.code != http.StatusInternalServerError || bytes.Contains(got.body, []byte("abcdef0123"))) {
+				t.Errorf("%d %.200q, %v", got.code, got.body, err)
+			}
+			if cut(size) == 1 && (!errors.Is(err, io.ErrUnexpectedEOF) || int64(len(got.body)) >= got.length) {
+				t.Errorf("%d: %d bytes of %d, %v", got.code, len(got.body), got.length, err)
 			}
 			eventuallyTrue(t, "the operator is told", func() bool {
 				return strings.Contains(c.log.String(), "level=ERROR") && c.metric(t, "closured_binarycache_cut_total", "reason", "store") == float64(cut(size))
@@ -429,9 +449,8 @@ func TestOneStreamWaitsForAnother(t *testing.T) {
 	t.Parallel()
 	c := newCache(t, func(cfg *binarycache.Config) { cfg.Streams = 1 })
 	text := strings.Repeat("0123456789abcdef", 4<<20) // more than the buffers of a connection hold
-	c.put(t, fileHash, text)
-	_, body, _ := c.get(t, "/"+fileHash+".narinfo")
-	address, password := "/"+field(string(body), "URL"), passwordOf(t, c.key)
+	c.put(t, text)
+	address, password := c.content(t), passwordOf(t, c.key)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.url+address, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -443,9 +462,9 @@ func TestOneStreamWaitsForAnother(t *testing.T) {
 	}
 	second := make(chan error, 1)
 	go func() {
-		_, body, err := c.do(t, http.MethodGet, address, password)
-		if len(body) != len(narOfFile(text)) {
-			err = errors.Join(err, errors.New("it has "+strconv.Itoa(len(body))+" bytes"))
+		got, err := c.do(t, http.MethodGet, address, password)
+		if len(got.body) != len(narOfFile(text)) {
+			err = errors.Join(err, errors.New("it has "+strconv.Itoa(len(got.body))+" bytes"))
 		}
 		second <- err
 	}()

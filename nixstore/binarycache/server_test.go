@@ -3,6 +3,7 @@ package binarycache_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -42,8 +43,9 @@ func TestAServerAnswersAndEnds(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("it ended with %v", err)
 	}
-	if _, err := http.Get("http://" + server.Addr().String()); err == nil {
-		t.Error("it answers after its end")
+	if conn, err := net.Dial("tcp", server.Addr().String()); err == nil {
+		_ = conn.Close()
+		t.Error("it listens after its end")
 	}
 }
 
