@@ -70,7 +70,9 @@ func TestAManifestHasTheTypeThatItSays(t *testing.T) {
 	r.define(t, "redis")
 	for _, accept := range []string{"", "*/*", "application/vnd.docker.distribution.manifest.v2+json", "text/html;q=0.5, broken/"} {
 		got := r.get(t, "/v2/pkgs/redis/manifests/latest", "Accept", accept).wantStatus(t, http.StatusOK)
-		var doc struct{ MediaType string }
+		var doc struct {
+			MediaType string `json:"mediaType"`
+		}
 		if err := json.Unmarshal([]byte(got.body), &doc); err != nil || doc.MediaType != got.Header.Get("Content-Type") {
 			t.Errorf("the type is %q, and the document says %q", got.Header.Get("Content-Type"), doc.MediaType)
 		}
@@ -114,11 +116,8 @@ func TestConformanceOfReferrers(t *testing.T) {
 	} {
 		got := r.get(t, c.path).wantStatus(t, http.StatusOK)
 		var list struct {
-			MediaType string
-			Manifests []struct {
-				MediaType, Digest, ArtifactType string
-				Size                            int
-			}
+			MediaType string       `json:"mediaType"`
+			Manifests []descriptor `json:"manifests"`
 		}
 		if err := json.Unmarshal([]byte(got.body), &list); err != nil || !strings.Contains(got.body, `"manifests":[`) {
 			t.Fatalf("%s: %q, %v", c.name, got.body, err)
@@ -139,20 +138,22 @@ func TestConformanceOfReferrers(t *testing.T) {
 }
 
 // referrer gives the digest of the one referrer of an image.
-func (r *rig) referrer(t testing.TB, doc document) string {
-	t.Helper()
-	var list struct{ Manifests []struct{ Digest string } }
-	got := r.get(t, "/v2/pkgs/redis/referrers/"+doc.digest)
+func (r *rig) referrer(tb testing.TB, doc document) string {
+	tb.Helper()
+	var list struct {
+		Manifests []descriptor `json:"manifests"`
+	}
+	got := r.get(tb, "/v2/pkgs/redis/referrers/"+doc.digest)
 	if err := json.Unmarshal([]byte(got.body), &list); err != nil || len(list.Manifests) != 1 {
-		t.Fatalf("the referrers are %q, %v", got.body, err)
+		tb.Fatalf("the referrers are %q, %v", got.body, err)
 	}
 	return list.Manifests[0].Digest
 }
 
 // checkReferrer pulls a referrer under the same name, with all that it holds.
-func (r *rig) checkReferrer(t *testing.T, image document, digest string, size int, artifactType string) {
+func (r *rig) checkReferrer(t *testing.T, image document, digest string, size int64, artifactType string) {
 	t.Helper()
-	if got := r.get(t, "/v2/pkgs/redis/manifests/"+digest); len(got.body) != size || digestOf(got.body) != digest {
+	if got := r.get(t, "/v2/pkgs/redis/manifests/"+digest); int64(len(got.body)) != size || digestOf(got.body) != digest {
 		t.Errorf("the referrer has %d bytes, want %d", len(got.body), size)
 	}
 	bill := r.manifest(t, "pkgs/redis", digest)

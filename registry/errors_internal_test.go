@@ -64,16 +64,16 @@ func TestTheOutermostJudgementCounts(t *testing.T) {
 func TestMessagesNameNoPlaceOfTheNode(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"no space left below /var/lib/closured/nix":       "no space left below [path]",
-		`cannot open "/etc/shadow": denied`:               `cannot open "[path]": denied`,
-		"the path /nix/store/" + hash + "-x is unsigned":  "the path /nix/store/" + hash + "-x is unsigned",
-		"cc: /build/source/main.c:1: error":               "cc: /build/source/main.c:1: error",
-		"https://cache.nixos.org/nix-cache-info is down":  "https://cache.nixos.org/nix-cache-info is down",
-		"1/2 of it, and/or more":                          "1/2 of it, and/or more",
-		"(/root/x,/root/y)":                               "([path],[path])",
-		"/root/z\x1b[31m":                                 "[path]",
-		"two\nlines":                                      "two lines",
-		"a very long text " + strings.Repeat("ä", 1 << 12): "a very long text " + strings.Repeat("ä", 991) + "…",
+		"no space left below /var/lib/closured/nix":      "no space left below [path]",
+		`cannot open "/etc/shadow": denied`:              `cannot open "[path]": denied`,
+		"the path /nix/store/" + hash + "-x is unsigned": "the path /nix/store/" + hash + "-x is unsigned",
+		"cc: /build/source/main.c:1: error":              "cc: /build/source/main.c:1: error",
+		"https://cache.nixos.org/nix-cache-info is down": "https://cache.nixos.org/nix-cache-info is down",
+		"1/2 of it, and/or more":                         "1/2 of it, and/or more",
+		"(/root/x,/root/y)":                              "([path],[path])",
+		"/root/z\x1b[31m":                                "[path]",
+		"two\nlines":                                     "two lines",
+		"a very long text " + strings.Repeat("ä", 1<<12): "a very long text " + strings.Repeat("ä", 991) + "…",
 	} {
 		if got := message(nixstore.Fail(nixstore.ErrInvalid, "", "%s", text)); !strings.HasPrefix(got, want) || len(got) > messageMax+4 {
 			t.Errorf("%q became %q, want %q", text, got, want)

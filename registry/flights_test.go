@@ -16,8 +16,8 @@ import (
 )
 
 // slow lets builds wait until release is called.
-func (r *rig) slow(t testing.TB) (release func()) {
-	t.Helper()
+func (r *rig) slow(tb testing.TB) (release func()) {
+	tb.Helper()
 	open := make(chan struct{})
 	r.store.SetHook(func(ctx context.Context, s storetest.Step) error {
 		if s.Op == "build" {
@@ -30,7 +30,7 @@ func (r *rig) slow(t testing.TB) (release func()) {
 		return r.step(ctx, s)
 	})
 	release = sync.OnceFunc(func() { close(open) })
-	t.Cleanup(release)
+	tb.Cleanup(release)
 	return release
 }
 

@@ -48,12 +48,12 @@ func (r *Registry) answer(w *recorder, req *http.Request, t route) error {
 	if err := r.admit(req, t); err != nil {
 		return err
 	}
-	switch t.kind {
-	case kindBase:
+	if t.kind == kindBase {
 		h.Set("Cache-Control", cacheNever)
 		writeJSON(w, http.StatusOK, "application/json", struct{}{})
 		return nil
-	case kindOther:
+	}
+	if t.kind == kindOther {
 		return noRoute(req.URL.Path)
 	}
 	n, err := parseName(t.repository)

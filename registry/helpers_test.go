@@ -40,37 +40,37 @@ type rig struct {
 	metrics  *prometheus.Registry
 }
 
-func newRig(t testing.TB) *rig {
-	t.Helper()
-	return newRigWith(t, registry.Config{})
+func newRig(tb testing.TB) *rig {
+	tb.Helper()
+	return newRigWith(tb, registry.Config{})
 }
 
-func newRigWith(t testing.TB, cfg registry.Config) *rig {
-	t.Helper()
-	r := &rig{dir: t.TempDir(), store: storetest.NewMemory(), eval: &storetest.Evaluator{}, policy: &policy{build: true}}
+func newRigWith(tb testing.TB, cfg registry.Config) *rig {
+	tb.Helper()
+	r := &rig{dir: tb.TempDir(), store: storetest.NewMemory(), eval: &storetest.Evaluator{}, policy: &policy{build: true}}
 	r.store.SetHook(r.step)
-	r.start(t, cfg)
+	r.start(tb, cfg)
 	return r
 }
 
 // start makes all that a process has, as a restart of the agent does.
-func (r *rig) start(t testing.TB, cfg registry.Config) {
-	t.Helper()
+func (r *rig) start(tb testing.TB, cfg registry.Config) {
+	tb.Helper()
 	var err error
 	if r.pins, err = pins.Open(filepath.Join(r.dir, "pins")); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	r.store.SetRoots(r.roots)
 	if r.provider, err = provide.New(provide.Config{Store: r.store, Pins: r.pins, Evaluator: r.eval}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(r.provider.Close)
+	tb.Cleanup(r.provider.Close)
 	builder, err := closureimage.New(closureimage.Config{
 		StoreDir: r.storeDir(), CacheDir: filepath.Join(r.dir, "cache"), Closures: sized{r.store, r.storeDir()},
 		Compression: r.pack,
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	r.images = &countingImages{Builder: builder}
 	cfg.Provider, cfg.Pins, cfg.Images, cfg.Flights = r.provider, r.pins, r.images, r.provider
@@ -83,20 +83,20 @@ func (r *rig) start(t testing.TB, cfg registry.Config) {
 	r.metrics = prometheus.NewRegistry()
 	cfg.Registerer = r.metrics
 	if r.registry, err = registry.New(cfg); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(r.registry.Close)
+	tb.Cleanup(r.registry.Close)
 	r.server = httptest.NewServer(r.registry.Handler())
-	t.Cleanup(r.server.Close)
+	tb.Cleanup(r.server.Close)
 }
 
 // restart ends everything and begins again with what is on disk.
-func (r *rig) restart(t testing.TB, cfg registry.Config) {
-	t.Helper()
+func (r *rig) restart(tb testing.TB, cfg registry.Config) {
+	tb.Helper()
 	r.server.Close()
 	r.registry.Close()
 	r.provider.Close()
-	r.start(t, cfg)
+	r.start(tb, cfg)
 }
 
 func (r *rig) storeDir() string { return filepath.Join(r.dir, "store") }
@@ -113,13 +113,13 @@ func (r *rig) roots() []nixstore.StorePath {
 
 // define makes a package with a library, both unbuilt, and gives its root. Their
 // files are there from the beginning; nobody looks before the path is valid.
-func (r *rig) define(t testing.TB, name string) nixstore.StorePath {
-	t.Helper()
+func (r *rig) define(tb testing.TB, name string) nixstore.StorePath {
+	tb.Helper()
 	lib := r.store.AddRecipe(storetest.Recipe{Name: name + "-lib"})
 	root := r.recipe(name, lib)
 	out := r.store.AddRecipe(root)
-	r.fill(t, lib.Path, "lib/"+name+".so", strings.Repeat("library of "+name+"\n", 2000))
-	r.fill(t, out.Path, "bin/"+name, "#!/bin/sh\necho "+name+"\n")
+	r.fill(tb, lib.Path, "lib/"+name+".so", strings.Repeat("library of "+name+"\n", 2000))
+	r.fill(tb, out.Path, "bin/"+name, "#!/bin/sh\necho "+name+"\n")
 	r.eval.Define(name, func() []nixstore.Output {
 		again := r.store.AddRecipe(storetest.Recipe{Name: name + "-lib"})
 		return []nixstore.Output{r.store.AddRecipe(r.recipe(name, again))}
@@ -144,22 +144,22 @@ func (r *rig) recipe(name string, inputs ...nixstore.Output) storetest.Recipe {
 }
 
 // fill writes a file of a store path to disk.
-func (r *rig) fill(t testing.TB, p nixstore.StorePath, file, content string) {
-	t.Helper()
+func (r *rig) fill(tb testing.TB, p nixstore.StorePath, file, content string) {
+	tb.Helper()
 	name := filepath.Join(r.storeDir(), p.BaseName(), file)
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	if err := os.WriteFile(name, []byte(content), 0o755); err != nil { //nolint:gosec // a program
-		t.Fatal(err)
+	if err := os.WriteFile(name, []byte(content), 0o755); err != nil {
+		tb.Fatal(err)
 	}
 }
 
 // add makes a valid path of one file.
-func (r *rig) add(t testing.TB, name, content string) nixstore.StorePath {
-	t.Helper()
+func (r *rig) add(tb testing.TB, name, content string) nixstore.StorePath {
+	tb.Helper()
 	p := r.store.AddText(name, content)
-	r.fill(t, p, "bin/"+name, content)
+	r.fill(tb, p, "bin/"+name, content)
 	return p
 }
 
@@ -171,11 +171,11 @@ type reply struct {
 }
 
 // do sends a request; header holds pairs.
-func (r *rig) do(t testing.TB, method, path string, header ...string) reply {
-	t.Helper()
-	got, err := r.try(t.Context(), method, path, header...)
+func (r *rig) do(tb testing.TB, method, path string, header ...string) reply {
+	tb.Helper()
+	got, err := r.try(tb.Context(), method, path, header...)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return got
 }
@@ -197,65 +197,73 @@ func (r *rig) try(ctx context.Context, method, path string, header ...string) (r
 	return reply{resp, string(body), err}, nil
 }
 
-func (r *rig) get(t testing.TB, path string, header ...string) reply {
-	t.Helper()
-	return r.do(t, http.MethodGet, path, header...)
+func (r *rig) get(tb testing.TB, path string, header ...string) reply {
+	tb.Helper()
+	return r.do(tb, http.MethodGet, path, header...)
 }
 
 // wantStatus checks the status.
-func (p reply) wantStatus(t testing.TB, want int) reply {
-	t.Helper()
+func (p reply) wantStatus(tb testing.TB, want int) reply {
+	tb.Helper()
 	if p.StatusCode != want || p.err != nil {
-		t.Errorf("%s %s gave %s, %v, want %d: %s", p.Request.Method, p.Request.URL.Path, p.Status, p.err, want, p.body)
+		tb.Errorf("%s %s gave %s, %v, want %d: %s", p.Request.Method, p.Request.URL.Path, p.Status, p.err, want, p.body)
 	}
 	return p
 }
 
 // wantError checks that the answer is an error of the specification.
-func (p reply) wantError(t testing.TB, status int, code, part string) {
-	t.Helper()
-	p.wantStatus(t, status)
+func (p reply) wantError(tb testing.TB, status int, code, part string) {
+	tb.Helper()
+	p.wantStatus(tb, status)
 	var doc struct {
-		Errors []struct{ Code, Message string }
+		Errors []struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"errors"`
 	}
 	if p.Header.Get("Content-Type") != "application/json" {
-		t.Errorf("the error has the type %q", p.Header.Get("Content-Type"))
+		tb.Errorf("the error has the type %q", p.Header.Get("Content-Type"))
 	}
 	if p.Request.Method == http.MethodHead {
 		return
 	}
 	if err := json.Unmarshal([]byte(p.body), &doc); err != nil || len(doc.Errors) != 1 {
-		t.Fatalf("the body %q is no error: %v", p.body, err)
+		tb.Fatalf("the body %q is no error: %v", p.body, err)
 	}
 	if doc.Errors[0].Code != code || !strings.Contains(doc.Errors[0].Message, part) {
-		t.Errorf("%s gave %s: %q, want %s with %q", p.Request.URL, doc.Errors[0].Code, doc.Errors[0].Message, code, part)
+		tb.Errorf("%s gave %s: %q, want %s with %q", p.Request.URL, doc.Errors[0].Code, doc.Errors[0].Message, code, part)
 	}
+}
+
+// descriptor is one of a manifest or an index.
+type descriptor struct {
+	Digest       string `json:"digest"`
+	MediaType    string `json:"mediaType"`
+	ArtifactType string `json:"artifactType"`
+	Size         int64  `json:"size"`
 }
 
 // document is a manifest.
 type document struct {
 	digest       string
-	ArtifactType string
-	Config       struct{ Digest, MediaType string }
-	Layers       []struct {
-		Digest, MediaType string
-		Size              int64
-	}
-	Subject struct{ Digest string }
+	ArtifactType string       `json:"artifactType"`
+	Config       descriptor   `json:"config"`
+	Layers       []descriptor `json:"layers"`
+	Subject      descriptor   `json:"subject"`
 }
 
 // manifest pulls a manifest, as often as a client must.
-func (r *rig) manifest(t testing.TB, name, reference string) document {
-	t.Helper()
+func (r *rig) manifest(tb testing.TB, name, reference string) document {
+	tb.Helper()
 	var got reply
-	eventually(t, "a manifest is answered", func() bool {
-		got = r.get(t, "/v2/"+name+"/manifests/"+reference)
+	eventually(tb, "a manifest is answered", func() bool {
+		got = r.get(tb, "/v2/"+name+"/manifests/"+reference)
 		return got.StatusCode != http.StatusTooManyRequests
 	})
-	got.wantStatus(t, http.StatusOK)
+	got.wantStatus(tb, http.StatusOK)
 	doc := document{digest: got.Header.Get("Docker-Content-Digest")}
 	if err := json.Unmarshal([]byte(got.body), &doc); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return doc
 }
@@ -355,11 +363,11 @@ func narSize(path string) (int64, error) {
 }
 
 // metric gives the sum of a metric over its labels.
-func (r *rig) metric(t testing.TB, name string) float64 {
-	t.Helper()
+func (r *rig) metric(tb testing.TB, name string) float64 {
+	tb.Helper()
 	families, err := r.metrics.Gather()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	sum := 0.0
 	for _, f := range families {
@@ -373,11 +381,11 @@ func (r *rig) metric(t testing.TB, name string) float64 {
 }
 
 // eventually waits until a thing is true.
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, is func() bool) {
+	tb.Helper()
 	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within a minute: %s", what)
+			tb.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

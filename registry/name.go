@@ -35,38 +35,38 @@ func parseName(s string) (name, error) {
 		return name{}, nixstore.Fail(nixstore.ErrInvalid, "use lower-case letters, digits and single separators as in pkgs/curl/jq",
 			"%s is no repository name: %s", nixstore.Quote(s), problem)
 	}
-	n := name{form: closureimage.Root}
-	words := strings.Split(s, "/")
+	form, words := closureimage.Root, strings.Split(s, "/")
 	if words[0] == "volume" {
-		n.form, words = closureimage.Volume, words[1:]
+		form, words = closureimage.Volume, words[1:]
 	}
-	if len(words) < 2 || !n.take(words[0], words[1:]) {
-		return name{}, nixstore.Fail(nixstore.ErrNotFound,
-			"use store/<hash>, pkgs/<name>/<name>, image/<namespace>/<name>, or one of them after volume/",
-			"%s names nothing that this registry serves", nixstore.Quote(s))
+	if len(words) > 1 {
+		if n, ok := understand(words[0], words[1:]); ok {
+			n.form = form
+			return n, nil
+		}
 	}
-	return n, nil
+	return name{}, nixstore.Fail(nixstore.ErrNotFound,
+		"use store/<hash>, pkgs/<name>/<name>, image/<namespace>/<name>, or one of them after volume/",
+		"%s names nothing that this registry serves", nixstore.Quote(s))
 }
 
-// take reads what follows the first word, and tells whether it is understood.
-func (n *name) take(first string, rest []string) bool {
+// understand reads what follows the first word, and tells whether it means something.
+func understand(first string, rest []string) (name, bool) {
 	switch first {
 	case "store":
-		n.kind, n.hash = nixstore.SourceStorePath, rest[0]
+		n := name{kind: nixstore.SourceStorePath, hash: rest[0]}
 		_, err := nixstore.ParseBaseName(n.hash + "-x")
-		return err == nil && len(rest) == 1 && !strings.Contains(n.hash, "-")
+		return n, err == nil && len(rest) == 1 && !strings.Contains(n.hash, "-")
 	case "pkgs":
-		n.kind = nixstore.SourcePackages
-		n.packages = slices.Compact(slices.Sorted(slices.Values(rest)))
-		return true
+		return name{kind: nixstore.SourcePackages, packages: slices.Compact(slices.Sorted(slices.Values(rest)))}, true
 	case "image":
 		if len(rest) != 2 {
-			return false
+			return name{}, false
 		}
-		n.kind, n.namespace, n.image = nixstore.SourceImage, rest[0], rest[1]
-		return len(n.namespace) <= labelMax && !strings.ContainsAny(n.namespace, "._") && !strings.Contains(n.image, "_")
+		n := name{kind: nixstore.SourceImage, namespace: rest[0], image: rest[1]}
+		return n, len(n.namespace) <= labelMax && !strings.ContainsAny(n.namespace, "._") && !strings.Contains(n.image, "_")
 	}
-	return false
+	return name{}, false
 }
 
 // canonical gives the one spelling of the name, equal for names of one meaning.

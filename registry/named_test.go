@@ -77,9 +77,9 @@ func TestDescribedImages(t *testing.T) {
 	}
 	var config struct {
 		Config struct {
-			User       string
-			Entrypoint []string
-		}
+			User       string   `json:"User"`
+			Entrypoint []string `json:"Entrypoint"`
+		} `json:"config"`
 	}
 	body := r.get(t, "/v2/image/tools/redis/blobs/"+two.Config.Digest).body
 	if err := json.Unmarshal([]byte(body), &config); err != nil || config.Config.User != "1000" || !slices.Equal(config.Config.Entrypoint, []string{"/bin/redis"}) {

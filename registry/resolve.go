@@ -157,11 +157,12 @@ func (r *Registry) describe(ctx context.Context, n name, reference string) (Desc
 	case nixstore.SourceStorePath:
 		path, err := r.findPath(ctx, n.hash)
 		return Description{Source: nixstore.Source{Kind: n.kind, Paths: []nixstore.StorePath{path}}}, err
+	default:
+		if r.cfg.Named == nil {
+			return Description{}, noImages(n)
+		}
+		return r.cfg.Named.Resolve(ctx, n.namespace, n.image, reference)
 	}
-	if r.cfg.Named == nil {
-		return Description{}, noImages(n)
-	}
-	return r.cfg.Named.Resolve(ctx, n.namespace, n.image, reference)
 }
 
 func noImages(n name) error {

@@ -174,7 +174,9 @@ func TestFault50EndlessHeadersAndBodies(t *testing.T) {
 	}
 	conn := dial(t, address)
 	send(t, conn, fmt.Sprintf("GET /v2/%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "%zz"))
-	if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode != http.StatusBadRequest {
-		t.Errorf("a path that is no URL gave %v, %v", resp, err)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != http.StatusBadRequest {
+		t.Fatalf("a path that is no URL gave %v, %v", resp, err)
 	}
+	_ = resp.Body.Close()
 }
