@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -27,10 +26,6 @@ const (
 	versionOf12 = 1
 	versionOf20 = 3
 )
-
-// builtIn is what containerd reads from version 2.2 on when its configuration says
-// nothing (plugins/cri/images/plugin.go).
-func builtIn() []string { return []string{"/etc/containerd/certs.d", "/etc/docker/certs.d"} }
 
 // CheckContainerd looks whether the configuration of containerd in file, or in
 // what it imports, lets containerd read certsDir. The error is a warning for the
@@ -65,8 +60,14 @@ func (s *settings) judge(certsDir string) error {
 	line := fmt.Sprintf("config_path = %q", certsDir)
 	add := fmt.Sprintf("in %s under %s add %s and restart containerd", s.file, table, line)
 	switch folders := filepath.SplitList(s.configPath); {
-	case covers(folders, certsDir):
+	case len(folders) == 1 && same(folders[0], certsDir):
 		return nil
+	case len(folders) > 1:
+		// Its transfer service, which pulls by default since 2.1, takes the list for the
+		// name of one folder (containerd/containerd#12415, seen with 2.3.7).
+		return nixstore.Fail(nixstore.ErrUnavailable,
+			fmt.Sprintf("name one folder in %s, as %s, with all its hosts in it, and restart containerd", s.setIn, line),
+			"containerd from 2.1 on reads none of the folders %s", nixstore.Quote(s.configPath))
 	case s.configPath != "":
 		return nixstore.Fail(nixstore.ErrUnavailable, "start the agent with --containerd-certs-dir "+nixstore.Quote(folders[0]),
 			"containerd reads %s (config_path in %s) and not %s, so that it does not find the registry", nixstore.Quote(s.configPath), s.setIn, certsDir)
@@ -74,24 +75,19 @@ func (s *settings) judge(certsDir string) error {
 		return nixstore.Fail(nixstore.ErrUnavailable,
 			fmt.Sprintf("move registry.mirrors of %s into files of that folder, then %s", s.mirrorsIn, add),
 			"containerd does not read %s", certsDir)
-	case !covers(builtIn(), certsDir):
-		return nixstore.Fail(nixstore.ErrUnavailable, add, "containerd does not read %s", certsDir)
-	case s.version > versionOf20: // only a containerd that reads the folder anyway has such a file
-		return nil
 	}
-	return nixstore.Fail(nixstore.ErrUnavailable, add, "containerd before 2.2 does not read %s", certsDir)
+	// Without config_path containerd 2.2 and 2.3 have such a list of two.
+	return nixstore.Fail(nixstore.ErrUnavailable, add, "containerd does not read %s", certsDir)
 }
 
-// covers tells whether one of folders is certsDir, under whatever name.
-func covers(folders []string, certsDir string) bool {
-	want, wantErr := os.Stat(certsDir)
-	return slices.ContainsFunc(folders, func(folder string) bool {
-		if filepath.Clean(folder) == filepath.Clean(certsDir) {
-			return true
-		}
-		info, err := os.Stat(folder)
-		return err == nil && wantErr == nil && os.SameFile(info, want)
-	})
+// same tells whether two names are of one folder.
+func same(a, b string) bool {
+	if filepath.Clean(a) == filepath.Clean(b) {
+		return true
+	}
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
 // config is what we read of a file of containerd; the rest is not ours.

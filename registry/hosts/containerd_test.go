@@ -33,9 +33,7 @@ func TestCheckContainerd(t *testing.T) {
 		"version 2":                       {files: map[string]string{"config.toml": v2 + path}},
 		"version 3":                       {files: map[string]string{"config.toml": v3 + path}},
 		"version 4":                       {files: map[string]string{"config.toml": v4 + path}},
-		"one of two folders":              {files: map[string]string{"config.toml": v3 + "config_path = '/etc/docker/certs.d:/etc/containerd/certs.d/'\n"}},
 		"no file, as in a container":      {},
-		"version 4 with nothing":          {files: map[string]string{"config.toml": "version = 4\n"}},
 		"an import":                       {files: map[string]string{"config.toml": "version = 3\nimports = ['conf.d/*.toml']\n", "conf.d/a.toml": v3 + path}},
 		"an import of another version":    {files: map[string]string{"config.toml": "version = 3\nimports = ['conf.d/*.toml']\n", "conf.d/a.toml": v2 + path}},
 		"imports that import each other":  {files: map[string]string{"config.toml": "version = 3\nimports = ['a.toml']\n", "a.toml": "version = 3\nimports = ['config.toml', 'a.toml']\n[plugins.'io.containerd.cri.v1.images'.registry]\n" + path}},
@@ -45,12 +43,14 @@ func TestCheckContainerd(t *testing.T) {
 
 		"version 2 with nothing": {
 			files: map[string]string{"config.toml": "version = 2\n"},
-			says:  []string{`under [plugins."io.containerd.grpc.v1.cri".registry] add config_path = "/etc/containerd/certs.d"`, "config.toml", "restart containerd", "before 2.2"},
+			says:  []string{`under [plugins."io.containerd.grpc.v1.cri".registry] add config_path = "/etc/containerd/certs.d"`, "config.toml", "restart containerd"},
 		},
 		"version 3 with nothing": {
 			files: map[string]string{"config.toml": "version = 3\n"},
-			says:  []string{`under [plugins."io.containerd.cri.v1.images".registry] add config_path = "/etc/containerd/certs.d"`, "before 2.2"},
+			says:  []string{`under [plugins."io.containerd.cri.v1.images".registry] add config_path = "/etc/containerd/certs.d"`},
 		},
+		"version 4 with nothing":              {files: map[string]string{"config.toml": "version = 4\n"}, says: []string{"does not read", "io.containerd.cri.v1.images"}},
+		"one of two folders":                  {files: map[string]string{"config.toml": v3 + "config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'\n"}, says: []string{"from 2.1 on reads none", `as config_path = "/etc/containerd/certs.d"`}},
 		"an empty file":                       {files: map[string]string{"config.toml": ""}, says: []string{`[plugins."cri".registry]`}},
 		"an empty value":                      {files: map[string]string{"config.toml": v2 + "config_path = ''\n"}, says: []string{"add config_path"}},
 		"the table of another version":        {files: map[string]string{"config.toml": strings.Replace(v2, "2", "3", 1) + path}, says: []string{"io.containerd.cri.v1.images"}},

@@ -12,7 +12,7 @@ import (
 // foreign are words of others than closured that the page explains.
 var foreign = []string{
 	"not found in the list of registered CSI drivers", "no such file", "Read-only file system", "No space left on device",
-	"no such host", "connection refused", "MOUNT_ATTR_IDMAP", "runtime does not support user namespaces", "violates PodSecurity", "is forbidden:", "Terminating",
+	"lookup nix.internal", "connection refused", "MOUNT_ATTR_IDMAP", "runtime does not support user namespaces", "violates PodSecurity", "is forbidden:", "Terminating",
 }
 
 // TestTroubleshootingQuotesTheProgram: what the first columns quote must be what
