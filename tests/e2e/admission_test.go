@@ -45,22 +45,21 @@ func TestAdmission(t *testing.T) {
 		{"packages", plain, "packages", "one", nil},
 		{"expression-allowed", dev, "nixExpr", "pkgs: pkgs.one", nil},
 	} {
-		out, err := kubectl(t.Context(), manifest(test.namespace, "admission-"+test.name, test.attribute, test.value), "create", "-f", "-")
-		if test.says == nil {
-			if err != nil {
-				t.Errorf("%s: %v: %s", test.name, err, out)
-				continue
-			}
-			pod, err := w.kube.CoreV1().Pods(test.namespace).Get(t.Context(), "admission-"+test.name, metav1.GetOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
+		name := "admission-" + test.name
+		out, err := kubectl(t.Context(), manifest(test.namespace, name, test.attribute, test.value), "create", "-f", "-")
+		if pod, missing := w.kube.CoreV1().Pods(test.namespace).Get(t.Context(), name, metav1.GetOptions{}); missing == nil {
 			t.Cleanup(func() { remove(t, pod) })
-			ready(t, pod, 90*time.Second)
-			continue
+			if test.says == nil {
+				ready(t, pod, 90*time.Second)
+			}
 		}
-		if t.Log(out); err == nil || !containsAll(out, test.says) {
+		switch {
+		case test.says == nil && err != nil:
+			t.Errorf("%s: %v: %s", test.name, err, out)
+		case test.says != nil && (err == nil || !containsAll(out, test.says)):
 			t.Errorf("%s: want a refusal with %q, got %v: %s", test.name, test.says, err, out)
+		default:
+			t.Log(out)
 		}
 	}
 	out, err := kubectl(t.Context(), `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "other", "namespace": "`+plain+`"},
@@ -71,7 +70,7 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
-// TestRefusedDeployment: who writes Deployments reads the same in an event.
+// TestRefusedDeployment: who writes Deployments, of which this is the lower half, reads the same in an event.
 func TestRefusedDeployment(t *testing.T) {
 	deployed(t)
 	out, err := kubectl(t.Context(), fmt.Sprintf(`
@@ -88,8 +87,12 @@ spec:
 		t.Fatalf("%v: %s", err, out)
 	}
 	t.Cleanup(func() { _, _ = kubectl(context.Background(), "", "delete", "-n", plain, "replicaset/refused") })
+	made, err := w.kube.AppsV1().ReplicaSets(plain).Get(t.Context(), "refused", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	err = wait(t.Context(), time.Minute, "an event of the ReplicaSet", func() error {
-		list, err := w.kube.CoreV1().Events(plain).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=ReplicaSet,involvedObject.name=refused"})
+		list, err := w.kube.CoreV1().Events(plain).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.uid=" + string(made.UID)})
 		if err != nil {
 			return err
 		}
