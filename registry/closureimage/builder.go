@@ -40,6 +40,7 @@ type Builder struct {
 	images  *lru[*Image]
 	plans   *lru[*plan]
 	chunks  chunks
+	packing compressors
 	workers *semaphore.Weighted
 
 	computedImages, computedLayers atomic.Int64
@@ -59,7 +60,8 @@ func New(cfg Config) (*Builder, error) {
 		return nil, err
 	}
 	return &Builder{
-		cfg: cfg, cache: c, images: newLRU[*Image](imagesMax), plans: newLRU[*plan](plansMax),
+		packing: compressors{kind: cfg.Compression},
+		cfg:     cfg, cache: c, images: newLRU[*Image](imagesMax), plans: newLRU[*plan](plansMax),
 		workers:    semaphore.NewWeighted(int64(cfg.Workers)),
 		imageCalls: newShared[*Image](), planCalls: newShared[*plan](), layerCalls: newShared[layer](),
 	}, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -46,8 +47,8 @@ func ParseCompression(s string) (c Compression, ok bool) {
 // The encoders' parameters are part of the bytes: see formatVersion.
 const (
 	gzipLevel  = 4
-	zstdLevel  = zstd.SpeedDefault
-	zstdWindow = 1 << 20 // bounds the memory of many pulls at once
+	zstdLevel  = zstd.SpeedFastest // each pull compresses anew
+	zstdWindow = 512 << 10         // bounds the memory of many pulls at once
 	// blockIn is how much goes into an encoder at once. It does not change the bytes.
 	blockIn = 128 << 10
 )
@@ -68,31 +69,57 @@ func newEncoder(c Compression, w io.Writer) (encoder, error) {
 		zstd.WithWindowSize(zstdWindow), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(true))
 }
 
+// compressors lend compressors, which have megabytes of tables each. A used one
+// gives the same bytes as a new one.
+type compressors struct {
+	kind Compression
+	pool sync.Pool
+}
+
 // compressed gives the compressed bytes of src while they are read.
 type compressed struct {
-	src io.ReadCloser
-	enc encoder
-	out bytes.Buffer
-	in  []byte
+	lent *compressors
+	src  io.ReadCloser
+	*compressor
 	end bool
 }
 
+// compressor is what is worth to be used again.
+type compressor struct {
+	enc encoder
+	out bytes.Buffer
+	in  [blockIn]byte
+}
+
+func (c *compressors) get() (*compressor, error) {
+	if old, ok := c.pool.Get().(*compressor); ok {
+		return old, nil
+	}
+	var fresh compressor
+	var err error
+	fresh.enc, err = newEncoder(c.kind, &fresh.out)
+	return &fresh, err
+}
+
 // compress wraps src. Without compression it gives src itself.
-func compress(c Compression, src io.ReadCloser) (io.ReadCloser, error) {
-	if c == None {
+func (c *compressors) compress(src io.ReadCloser) (io.ReadCloser, error) {
+	if c.kind == None {
 		return src, nil
 	}
-	r := &compressed{src: src, in: make([]byte, blockIn)}
-	enc, err := newEncoder(c, &r.out)
+	one, err := c.get()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("making a compressor: %w", err), src.Close())
 	}
-	r.enc = enc
-	return r, nil
+	one.out.Reset()
+	one.enc.Reset(&one.out)
+	return &compressed{lent: c, src: src, compressor: one}, nil
 }
 
 // Read gives what the encoder has put out, and feeds it when that is nothing.
 func (r *compressed) Read(p []byte) (int, error) {
+	if r.compressor == nil {
+		return 0, errClosed
+	}
 	for r.out.Len() == 0 {
 		if r.end {
 			return 0, io.EOF
@@ -105,7 +132,7 @@ func (r *compressed) Read(p []byte) (int, error) {
 }
 
 func (r *compressed) feed() error {
-	n, err := io.ReadFull(r.src, r.in)
+	n, err := io.ReadFull(r.src, r.in[:])
 	if _, werr := r.enc.Write(r.in[:n]); werr != nil {
 		return fmt.Errorf("compressing: %w", werr)
 	}
@@ -116,5 +143,11 @@ func (r *compressed) feed() error {
 	return err
 }
 
-// Close ends the source. The encoder has no goroutine and nothing to release.
-func (r *compressed) Close() error { return r.src.Close() }
+// Close gives the compressor back and ends the source.
+func (r *compressed) Close() error {
+	if r.compressor != nil {
+		r.lent.pool.Put(r.compressor)
+		r.compressor = nil
+	}
+	return r.src.Close()
+}

@@ -179,7 +179,7 @@ func (l *layerBlob) open(ctx context.Context, p *plan, c *checked, offset int64)
 	if err != nil {
 		return nil, err
 	}
-	if c.src, err = compress(b.cfg.Compression, src); err != nil {
+	if c.src, err = b.packing.compress(src); err != nil {
 		return nil, err
 	}
 	c.left -= start

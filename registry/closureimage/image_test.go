@@ -19,7 +19,7 @@ import (
 var golden = map[closureimage.Compression][2]string{
 	closureimage.None: {"0218743d7b3c8cd7b4006614ef84dc046633c1dd521fa675f41a3332e1be61f3", "56fb1bedebc446867c9b0071475afcf424cc5459111df8e735f43d00aac1f066"},
 	closureimage.Gzip: {"b4a63de63b169c60c4c9b1e7fd734a446bd585fe40b805f3bc1fdb2d8bbc39e4", "6852eb71b3fb2417918882c75a20cf8a1462cc8148e431835abfdd2ec7da8846"},
-	closureimage.Zstd: {"3682d92d56cf92f59166d51f0e1b48586003e07cc04fccdf8fde0cab6fbdab9f", "3238e9764dc1b7ee0b696c94fe9e18c2d92b67540d22a42f5eb7687a93bba79f"},
+	closureimage.Zstd: {"83e2f7415e49e5ffb94abea71153be06a3da9bcd53b6a8e0ad56b4b5d0f19ddd", "056880f4c6674285197bd19b96d6b8ce12edb9e0a34b70f1123ef8490109e53a"},
 }
 
 func TestTheBytesOfImagesStayTheSame(t *testing.T) {

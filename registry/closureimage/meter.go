@@ -64,7 +64,7 @@ func (b *Builder) digestOf(src io.ReadCloser, size int64) (layer, error) {
 	if large {
 		src = readAhead(src, &b.chunks)
 	}
-	out, err := compress(b.cfg.Compression, src)
+	out, err := b.packing.compress(src)
 	if err != nil {
 		return layer{}, err
 	}
