@@ -28,6 +28,9 @@ type ServerConfig struct {
 	// Address is where to listen, as host:port with a loopback address; required.
 	// Port 0 takes a free one.
 	Address string
+	// Namespace is the file of the network namespace to listen in, such as
+	// /proc/1/ns/net for that of the node; empty: the own one.
+	Namespace string
 	// Handler answers; required. See Registry.Handler.
 	Handler http.Handler
 	// StopLimit bounds how long running requests are waited for at the end. Default 5 s.
@@ -59,8 +62,7 @@ func Listen(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	if cfg.StopLimit == 0 {
 		cfg.StopLimit = defaultStopLimit
 	}
-	var how net.ListenConfig
-	l, err := how.Listen(ctx, "tcp", cfg.Address)
+	l, err := listenIn(ctx, cfg.Namespace, cfg.Address)
 	if err != nil {
 		return nil, fmt.Errorf("listening for image pulls: %w", err)
 	}

@@ -48,6 +48,7 @@ type config struct {
 // registryFlags are those of images.
 type registryFlags struct {
 	address     string // empty: no registry
+	netns       string // empty: the own network namespace
 	host        string
 	certsDir    string // empty: nowhere
 	compression string
@@ -56,6 +57,7 @@ type registryFlags struct {
 
 func (r *registryFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&r.address, "registry-address", "127.0.0.1:5858", "loopback `address` of the registry; empty: no registry")
+	fs.StringVar(&r.netns, "registry-netns", "", "`file` of the network namespace that the registry listens in, such as /proc/1/ns/net; default: the agent's own")
 	fs.StringVar(&r.host, "registry-host", "nix.internal", "`host` part of image names")
 	fs.StringVar(&r.certsDir, "containerd-certs-dir", "/etc/containerd/certs.d", "containerd's `folder` for the one hosts.toml that leads image names to the registry; empty: nowhere")
 	fs.StringVar(&r.compression, "registry-compression", "none", "how layers are sent: none, gzip or zstd")
@@ -126,6 +128,7 @@ func (c config) complete() (config, error) {
 		{"kubelet-dir", c.kubeletDir},
 		{"nix-daemon-socket", c.daemon},
 		{"kubeconfig", c.kubeconfig},
+		{"registry-netns", c.registry.netns},
 		{"containerd-certs-dir", c.registry.certsDir},
 	} {
 		if f.value != "" && (!filepath.IsAbs(f.value) || filepath.Clean(f.value) != f.value) {

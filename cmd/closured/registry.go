@@ -46,7 +46,8 @@ func (a *agent) openRegistry(ctx context.Context) error {
 		return err
 	}
 	a.images.server, err = registry.Listen(ctx, registry.ServerConfig{
-		Address: a.cfg.registry.address, Handler: a.images.registry.Handler(), Log: a.component("registry"),
+		Address: a.cfg.registry.address, Namespace: a.cfg.registry.netns, Handler: a.images.registry.Handler(),
+		Log: a.component("registry"),
 	})
 	if err != nil || a.cfg.registry.certsDir == "" {
 		return err
