@@ -75,12 +75,15 @@ func (r *Registry) end(o *recorder, req *http.Request, route kind, panicked any)
 		}
 	}
 	status := cmp.Or(o.status, http.StatusOK)
-	if o.gone {
+	switch {
+	case o.gone:
 		status = statusGone
+	case o.failure != nil && status < http.StatusBadRequest:
+		status = http.StatusInternalServerError // the body was cut
 	}
 	r.metrics.done(route, status, o.bytes)
 	level := slog.LevelDebug
-	if status >= http.StatusInternalServerError || o.failure != nil && o.begun && o.status < http.StatusBadRequest && !o.gone {
+	if status >= http.StatusInternalServerError {
 		level = slog.LevelInfo
 	}
 	if !r.log.Enabled(req.Context(), level) {

@@ -96,6 +96,7 @@ func TestNoLabelHoldsWhatAClientWrote(t *testing.T) {
 	for _, name := range []string{
 		"closured_registry_requests_total", "closured_registry_bytes_total", "closured_registry_manifest_seconds",
 		"closured_registry_waiting", "closured_registry_flights",
+		"closured_registry_images_computed_total", "closured_registry_layers_computed_total",
 	} {
 		if !seen[name] {
 			t.Errorf("there is no metric %s", name)

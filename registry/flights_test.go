@@ -3,6 +3,8 @@ package registry_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -53,6 +55,11 @@ func TestFault02FiftyColdPullsAreOneRealisation(t *testing.T) {
 	pulls.Wait()
 	if builds, images := r.store.Count("build", redis), r.images.count.Load(); builds != 1 || images != 1 {
 		t.Errorf("%d builds and %d images for 50 pulls", builds, images)
+	}
+	// All layers but the last, which holds no file of the store.
+	layers := len(r.manifest(t, "pkgs/redis", "latest").Layers) - 1
+	if images, hashed := r.metric(t, "closured_registry_images_computed_total"), r.metric(t, "closured_registry_layers_computed_total"); images != 1 || hashed != float64(layers) {
+		t.Errorf("%v images and %v layers were computed, and it has %d", images, hashed, layers)
 	}
 	if stats := r.provider.Stats(); stats.Realisations != 1 || stats.Evaluations != 1 {
 		t.Errorf("the provider did %+v", stats)
@@ -128,6 +135,27 @@ func TestAPullThatNobodyWaitsForIsGivenUp(t *testing.T) {
 	r.provider.Close()
 	if n := r.pins.Count(); n != 0 {
 		t.Errorf("%d pins are left: %v", n, r.roots())
+	}
+}
+
+// A client that says that it sends no more is no longer told from one that left.
+func TestAClientThatStopsSendingIsNotToldThatAllIsWell(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	redis := r.define(t, "redis")
+	r.slow(t)
+	conn, ok := dial(t, r.server.Listener.Addr().String()).(*net.TCPConn)
+	if !ok {
+		t.Fatal("no TCP")
+	}
+	send(t, conn, "GET /v2/pkgs/redis/manifests/latest HTTP/1.1\r\nHost: x\r\n\r\n")
+	eventually(t, "it is being built", func() bool { return r.store.Count("realise", redis) > 0 })
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil || strings.Contains(string(answer), " 200 ") {
+		t.Errorf("it was told %q, %v", answer, err)
 	}
 }
 

@@ -30,8 +30,10 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 	t = parsePath(req.URL.Path)
 	if err := r.answer(out, req, t); err != nil {
 		if req.Context().Err() != nil {
+			// Nobody listens, unless the client merely said that it sends no more: then
+			// an answer that nobody wrote would be 200 to it.
 			out.gone = true
-			return // nobody listens
+			err = nixstore.Fail(nixstore.ErrUnavailable, "ask again", "the request ended before its answer")
 		}
 		out.failure = err
 		if !out.begun {

@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/closured/closured/registry/closureimage"
 )
 
 // metrics count requests. No label holds what a client wrote.
@@ -36,12 +38,31 @@ func newMetrics(reg prometheus.Registerer, r *Registry) (*metrics, error) {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	return m, errors.Join(
+	err := r.registerComputed(reg)
+	return m, errors.Join(err,
 		reg.Register(m.requests), reg.Register(m.bytes), reg.Register(m.manifestSeconds),
 		reg.Register(gauge("closured_registry_waiting", "Requests that wait for an image or a stream.",
 			func() float64 { return float64(r.limits.waiting.Load()) })),
 		reg.Register(gauge("closured_registry_flights", "Images that are being resolved, realised or made.",
 			func() float64 { return float64(len(r.flights.Running())) })),
+	)
+}
+
+// registerComputed offers what a closureimage.Builder counts.
+func (r *Registry) registerComputed(reg prometheus.Registerer) error {
+	builder, ok := r.cfg.Images.(interface{ Stats() closureimage.Stats })
+	if !ok {
+		return nil
+	}
+	counter := func(name, help string, value func(closureimage.Stats) int64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
+			func() float64 { return float64(value(builder.Stats())) })
+	}
+	return errors.Join(
+		reg.Register(counter("closured_registry_images_computed_total", "Images whose digests were computed, not remembered.",
+			func(s closureimage.Stats) int64 { return s.Images })),
+		reg.Register(counter("closured_registry_layers_computed_total", "Layers whose digests were computed, not remembered.",
+			func(s closureimage.Stats) int64 { return s.Layers })),
 	)
 }
 

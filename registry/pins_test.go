@@ -98,6 +98,26 @@ func TestWhatWasPulledLatelyIsNotCollected(t *testing.T) {
 	}
 }
 
+func TestAKnownManifestReadsNoFileOfTheClosure(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.define(t, "redis")
+	doc := r.manifest(t, "pkgs/redis", "latest")
+	r.restart(t, registry.Config{})
+	if err := os.Rename(r.storeDir(), r.storeDir()+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	for _, reference := range []string{"latest", doc.digest} {
+		for _, method := range []string{http.MethodHead, http.MethodGet} {
+			r.do(t, method, "/v2/pkgs/redis/manifests/"+reference).wantStatus(t, http.StatusOK)
+		}
+	}
+	r.get(t, "/v2/pkgs/redis/blobs/"+doc.Config.Digest).wantStatus(t, http.StatusOK)
+	if got := r.get(t, "/v2/pkgs/redis/blobs/"+doc.Layers[0].Digest); got.StatusCode < 400 || strings.Contains(got.body, r.dir) {
+		t.Errorf("a layer that cannot be read gave %d: %s", got.StatusCode, got.body)
+	}
+}
+
 func TestPinsOfImagesLapse(t *testing.T) {
 	t.Parallel()
 	cfg := registry.Config{Keep: time.Hour}

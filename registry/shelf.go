@@ -6,13 +6,13 @@ import (
 )
 
 const (
-	shelfNames = 128 // names remembered
-	shelfDepth = 4   // images of one name
+	shelfNames = 64 // names remembered
+	shelfDepth = 4  // images of one name
 )
 
 // shelf remembers the images served last, so that what follows a manifest is
 // found without asking the evaluator or the store. Whatever it forgets is found
-// again by its name. An image takes some 100 kB.
+// again by its name. An image takes some 60 kB.
 type shelf struct {
 	mu     sync.Mutex // guards all below
 	order  []string   // names, the one used last at the end
