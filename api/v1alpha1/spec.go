@@ -141,7 +141,7 @@ type ImageConfig struct {
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:items:MaxLength=10
-	// +kubebuilder:validation:items:Pattern=`^[0-9]{1,5}(/(tcp|udp|sctp))?$`
+	// +kubebuilder:validation:items:Pattern=`^[1-9][0-9]{0,4}(/(tcp|udp|sctp))?$`
 	ExposedPorts []string `json:"exposedPorts,omitempty"`
 	// Labels are the image's labels.
 	// +optional

@@ -64,6 +64,9 @@ type SystemImage struct {
 	ClosureSize string `json:"closureSize"`
 	// Paths is how many store paths the closure has.
 	Paths int32 `json:"paths"`
+	// Inputs identifies the source and config that it was built of.
+	// +optional
+	Inputs string `json:"inputs,omitempty"`
 	// Node is where it was built, and so a node that has it.
 	// +optional
 	Node string `json:"node,omitempty"`
@@ -73,8 +76,6 @@ type SystemImage struct {
 type Resolution struct {
 	SystemImage `json:",inline"`
 
-	// Inputs identifies the source and config that were built.
-	Inputs string `json:"inputs"`
 	// Round counts how often this system was resolved, from 1.
 	Round int64 `json:"round"`
 	// Time is when the build ended.

@@ -1,0 +1,204 @@
+package buildjob
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/closured/closured/api/v1alpha1"
+	"github.com/closured/closured/controller/report"
+)
+
+// Phase is how far a Job is.
+type Phase int
+
+// The phases.
+const (
+	// Active: something may still come of it.
+	Active Phase = iota
+	// Blocked: active, but it waits for a change elsewhere.
+	Blocked
+	// Failed: this attempt comes to nothing.
+	Failed
+	// Succeeded: Report says what was built.
+	Succeeded
+)
+
+// Observation is what a Job's state says.
+type Observation struct {
+	Key
+	Job     *batchv1.Job
+	Phase   Phase
+	Reason  string // a reason of v1alpha1: of Building while Active, else of Stalled, or Waiting
+	Message string // for people; bounded
+	// Time is when it ended, when Failed or Succeeded.
+	Time metav1.Time
+	// Mark: it failed, and neither the Job's status nor its annotations say so yet.
+	Mark bool
+	// Recheck is how long until time alone may change the observation; 0: never.
+	Recheck time.Duration
+	Report  report.Report
+}
+
+// Facts are what a Job's state consists of.
+type Facts struct {
+	Job    *batchv1.Job
+	Pods   []corev1.Pod   // its pods
+	Events []corev1.Event // of the Job and of its pods
+	Now    time.Time
+}
+
+// Annotations of a Job whose attempt was given up.
+const (
+	annotationReason  = v1alpha1.Group + "/failure-reason"
+	annotationMessage = v1alpha1.Group + "/failure-message"
+	annotationTime    = v1alpha1.Group + "/failure-time"
+)
+
+// FailurePatch gives the JSON merge patch that gives an attempt up. Suspending
+// the Job ends its pod, and with that the agent's work; the annotations keep why,
+// so that the attempt counts after a restart of the controller.
+func FailurePatch(o Observation) ([]byte, error) {
+	patch := map[string]any{
+		"metadata": map[string]any{
+			"resourceVersion": o.Job.ResourceVersion,
+			"annotations": map[string]string{
+				annotationReason: o.Reason, annotationMessage: o.Message, annotationTime: o.Time.UTC().Format(time.RFC3339),
+			},
+		},
+		"spec": map[string]any{"suspend": true},
+	}
+	data, err := json.Marshal(patch)
+	if err != nil {
+		return nil, fmt.Errorf("writing the patch of a failed Job: %w", err)
+	}
+	return data, nil
+}
+
+// NeedsEvents tells whether the events of the Job and its pods may say more than
+// their states: nothing runs yet, and nothing has ended.
+func NeedsEvents(f Facts) bool {
+	o := Observe(f)
+	return o.Phase == Active && o.Reason != v1alpha1.ReasonWaiting && !running(f.Pods)
+}
+
+func running(pods []corev1.Pod) bool {
+	for _, p := range pods {
+		for _, s := range p.Status.ContainerStatuses {
+			if s.State.Running != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Observe says what the facts mean. The Job must have labels of ours.
+func Observe(f Facts) Observation {
+	o := Observation{Job: f.Job}
+	o.Key, _ = KeyOf(f.Job)
+	for _, look := range []func(*Observation, Facts) bool{annotated, reported, ended, unmounted, unplaced, waiting} {
+		if look(&o, f) {
+			break
+		}
+	}
+	o.Message = Clip(o.Message)
+	return o
+}
+
+// annotated sees an attempt that was given up before.
+func annotated(o *Observation, f Facts) bool {
+	a := f.Job.Annotations
+	when, err := time.Parse(time.RFC3339, a[annotationTime])
+	if a[annotationReason] == "" || err != nil {
+		return false
+	}
+	o.Phase, o.Reason, o.Message, o.Time = Failed, a[annotationReason], a[annotationMessage], metav1.NewTime(when)
+	return true
+}
+
+// reported sees a container that has ended.
+func reported(o *Observation, f Facts) bool {
+	for _, pod := range f.Pods {
+		for _, s := range pod.Status.ContainerStatuses {
+			if t := s.State.Terminated; s.Name == container && t != nil {
+				o.ofContainer(t)
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (o *Observation) ofContainer(t *corev1.ContainerStateTerminated) {
+	o.Phase, o.Reason, o.Time = Failed, v1alpha1.ReasonReportFailed, t.FinishedAt
+	r, err := report.Parse([]byte(t.Message))
+	switch {
+	case err == nil && r.Failure != "":
+		o.Message = r.Failure
+	case t.ExitCode != 0:
+		o.Message = fmt.Sprintf("the build pod ended with code %d (%s): %s", t.ExitCode, t.Reason, strings.TrimSpace(t.Message))
+	case err != nil:
+		o.Message = err.Error()
+	case r.System != string(o.System):
+		o.Message = fmt.Sprintf("the build pod reports on %s instead of %s", r.System, o.System)
+	default:
+		o.Phase, o.Reason, o.Message, o.Report = Succeeded, "", "", r
+	}
+}
+
+// ended sees a Job that has ended without a container that did.
+func ended(o *Observation, f Facts) bool {
+	for _, c := range f.Job.Status.Conditions {
+		if c.Status != corev1.ConditionTrue {
+			continue
+		}
+		o.Phase, o.Reason, o.Time = Failed, v1alpha1.ReasonReportFailed, c.LastTransitionTime
+		switch {
+		case c.Type == batchv1.JobFailed && c.Reason == batchv1.JobReasonDeadlineExceeded:
+			o.Reason = v1alpha1.ReasonDeadlineExceeded
+			o.Message = "the build took longer than " + deadlineOf(f.Job)
+			return true
+		case c.Type == batchv1.JobFailed:
+			o.Message = "the build Job failed: " + c.Message
+			return true
+		case c.Type == batchv1.JobComplete:
+			o.Message = "the build pod went before its report was read"
+			return true
+		}
+	}
+	*o = Observation{Key: o.Key, Job: o.Job}
+	return false
+}
+
+func deadlineOf(job *batchv1.Job) string {
+	if s := job.Spec.ActiveDeadlineSeconds; s != nil {
+		return (time.Duration(*s) * time.Second).String()
+	}
+	return "its deadline"
+}
+
+// textMax bounds what one observation says, in bytes: the log's last lines are in it.
+const textMax = 4096
+
+// Clip bounds a text that others wrote: at most 4 KiB, valid UTF-8, and no
+// control characters but line ends and tabs.
+func Clip(s string) string { return ClipTo(s, textMax) }
+
+// ClipTo is Clip with another bound, in bytes.
+func ClipTo(s string, limit int) string {
+	if len(s) > limit {
+		s = s[:limit] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+}

@@ -1,0 +1,110 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/closured/closured/api/v1alpha1"
+	"github.com/closured/closured/controller/buildjob"
+)
+
+// mergePatch is the type of buildjob.FailurePatch.
+const mergePatch = types.MergePatchType
+
+// eventsMax bounds how many events of one object are read. Equal ones are one.
+const eventsMax = 50
+
+// observe reads the Jobs of an object, and what their states mean.
+func (r *reconciler) observe(ctx context.Context, image *v1alpha1.NixImage) ([]buildjob.Observation, error) {
+	var jobs batchv1.JobList
+	ours := client.MatchingLabels{buildjob.LabelImage: image.Name, buildjob.LabelManagedBy: buildjob.ManagedBy}
+	if err := r.client.List(ctx, &jobs, client.InNamespace(image.Namespace), ours); err != nil {
+		return nil, fmt.Errorf("listing the Jobs of %s: %w", image.Name, err)
+	}
+	var all []buildjob.Observation
+	for i := range jobs.Items {
+		job := &jobs.Items[i]
+		if _, ok := buildjob.KeyOf(job); !ok || !metav1.IsControlledBy(job, image) {
+			continue // another's, or of an object that had this name before
+		}
+		o, err := r.observeJob(ctx, job)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, o)
+	}
+	return all, nil
+}
+
+func (r *reconciler) observeJob(ctx context.Context, job *batchv1.Job) (buildjob.Observation, error) {
+	facts := buildjob.Facts{Job: job, Now: r.now()}
+	var err error
+	if facts.Pods, err = pods(ctx, r.client, job); err != nil {
+		return buildjob.Observation{}, err
+	}
+	o := buildjob.Observe(facts)
+	if o.Phase == buildjob.Failed && o.Reason == v1alpha1.ReasonReportFailed && !reported(facts.Pods) {
+		// The Job's end may have reached the cache before that of its pod.
+		if facts.Pods, err = pods(ctx, r.live, job); err != nil {
+			return buildjob.Observation{}, err
+		}
+		return buildjob.Observe(facts), nil
+	}
+	if !buildjob.NeedsEvents(facts) {
+		return o, nil
+	}
+	if facts.Events, err = r.events(ctx, job, facts.Pods); err != nil {
+		return buildjob.Observation{}, err
+	}
+	return buildjob.Observe(facts), nil
+}
+
+// reported tells whether a pod's container has ended.
+func reported(list []corev1.Pod) bool {
+	return slices.ContainsFunc(list, func(p corev1.Pod) bool {
+		return slices.ContainsFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.State.Terminated != nil })
+	})
+}
+
+// pods gives the pods of a Job, the newest first.
+func pods(ctx context.Context, from client.Reader, job *batchv1.Job) ([]corev1.Pod, error) {
+	var list corev1.PodList
+	if err := from.List(ctx, &list, client.InNamespace(job.Namespace), client.MatchingLabels{batchv1.JobNameLabel: job.Name}); err != nil {
+		return nil, fmt.Errorf("listing the pods of the Job %s: %w", job.Name, err)
+	}
+	own := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !metav1.IsControlledBy(&p, job) })
+	slices.SortFunc(own, func(a, b corev1.Pod) int {
+		if c := b.CreationTimestamp.Compare(a.CreationTimestamp.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return own, nil
+}
+
+// events asks the API server for the events of the pod, or of the Job that has
+// none. They are not cached: the events of a cluster are many.
+func (r *reconciler) events(ctx context.Context, job *batchv1.Job, own []corev1.Pod) ([]corev1.Event, error) {
+	uid := job.UID
+	if len(own) > 0 {
+		if own[0].Spec.NodeName == "" {
+			return nil, nil // the scheduler's words are in the pod's conditions
+		}
+		uid = own[0].UID
+	}
+	var list corev1.EventList
+	of := client.MatchingFieldsSelector{Selector: fields.OneTermEqualSelector("involvedObject.uid", string(uid))}
+	if err := r.live.List(ctx, &list, client.InNamespace(job.Namespace), of, client.Limit(eventsMax)); err != nil {
+		return nil, fmt.Errorf("listing the events of the Job %s: %w", job.Name, err)
+	}
+	return list.Items, nil
+}

@@ -1,0 +1,68 @@
+package controller
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/closured/closured/controller/buildjob"
+)
+
+// refusals remembers which Jobs the API server did not take, so that they are
+// tried again ever more slowly. It is lost with the process: then each is tried
+// once more. Its methods may be called concurrently.
+type refusals struct {
+	mu  sync.Mutex // guards all
+	all map[types.NamespacedName]map[buildjob.Key]refused
+}
+
+type refused struct {
+	message string
+	times   int
+	until   time.Time
+}
+
+func newRefusals() *refusals {
+	return &refusals{all: map[types.NamespacedName]map[buildjob.Key]refused{}}
+}
+
+// last gives the last refusal of a Job, and for how long it is not tried again.
+func (r *refusals) last(name types.NamespacedName, key buildjob.Key, now time.Time) (string, time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.all[name][key]
+	return last.message, last.until.Sub(now)
+}
+
+// note remembers a refusal, and gives how long until the next try.
+func (r *refusals) note(name types.NamespacedName, key buildjob.Key, message string, now time.Time, rules Rules) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all[name] == nil {
+		r.all[name] = map[buildjob.Key]refused{}
+	}
+	times := r.all[name][key].times
+	delay := rules.delay(key.Build, times)
+	for other := range r.all[name] {
+		if other.System == key.System && other != key {
+			delete(r.all[name], other) // of an earlier spec
+		}
+	}
+	r.all[name][key] = refused{message, times + 1, now.Add(delay)}
+	return delay
+}
+
+// taken drops what is known of one Job.
+func (r *refusals) taken(name types.NamespacedName, key buildjob.Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.all[name], key)
+}
+
+// forget drops what is known of an object.
+func (r *refusals) forget(name types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.all, name)
+}
