@@ -275,6 +275,7 @@ func TestADamagedLayerIsNeverWhole(t *testing.T) {
 	if now.digest == doc.digest {
 		t.Error("the old manifest is still served")
 	}
+	r.get(t, "/v2/"+name+"/manifests/"+doc.digest).wantError(t, http.StatusNotFound, "MANIFEST_UNKNOWN", "no image of")
 	for _, l := range now.Layers {
 		if got := r.get(t, "/v2/"+name+"/blobs/"+l.Digest).wantStatus(t, http.StatusOK); digestOf(got.body) != l.Digest {
 			t.Errorf("the layer %s is %s", l.Digest, digestOf(got.body))
