@@ -30,7 +30,7 @@ func TestUsedCompressorsGiveTheSameBytesAsNewOnes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, first := range samples() {
+		for _, first := range samples()[:2] {
 			for n, data := range samples() {
 				used.pool.Put(one)
 				abandoned, err := used.compress(bytesSource(first))
