@@ -20,7 +20,7 @@ import (
 // TestImageAndVolumeAreTheSameFiles publishes a closure as a volume and pulls it
 // under each of its names as an image: names, types, modes, owners, times, link
 // targets and content must be the same.
-func TestImageAndVolumeAreTheSameFiles(t *testing.T) {
+func TestImageAndVolumeAreTheSameFiles(t *testing.T) { //nolint:tparallel // one agent, and each looks at what is left
 	t.Parallel()
 	n := start(t, agent.Config{PackageSet: packageSet(t, sourceSet+`tree = synthetic { n = 12; files = 5; };`), Args: offline()})
 	for i, test := range []struct {
@@ -30,8 +30,10 @@ func TestImageAndVolumeAreTheSameFiles(t *testing.T) {
 		{"real software and a graph", "tree", []string{"pkgs/tree"}},
 		{"all types of files", "hello", []string{"pkgs/hello"}},
 		{"a path that is one file", "file", []string{"pkgs/file"}},
-		{"several packages in any order", "hello other nested.deep.tool",
-			[]string{"pkgs/hello/nested.deep.tool/other", "pkgs/other/hello/nested.deep.tool"}},
+		{
+			"several packages in any order", "hello other nested.deep.tool",
+			[]string{"pkgs/hello/nested.deep.tool/other", "pkgs/other/hello/nested.deep.tool"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			n := n.as(t)

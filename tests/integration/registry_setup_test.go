@@ -89,10 +89,10 @@ type reply struct {
 	body   []byte
 }
 
-// request sends one request to the registry; headers come in pairs.
-func (n node) request(method, path string, headers ...string) reply {
+// request sends one request to the registry.
+func (n node) request(method, path string) reply {
 	n.t.Helper()
-	res := n.open(n.t.Context(), method, path, headers...)
+	res := n.open(n.t.Context(), method, path)
 	defer func() { _ = res.Body.Close() }() // it was read
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
@@ -101,7 +101,7 @@ func (n node) request(method, path string, headers ...string) reply {
 	return reply{res.StatusCode, res.Header, body}
 }
 
-// open is request for a body that the caller reads and closes.
+// open is request for a body that the caller reads and closes; headers come in pairs.
 func (n node) open(ctx context.Context, method, path string, headers ...string) *http.Response {
 	n.t.Helper()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+n.Registry()+path, nil)
@@ -112,7 +112,7 @@ func (n node) open(ctx context.Context, method, path string, headers ...string) 
 		req.Header.Set(headers[i], headers[i+1])
 	}
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	res, err := client.Do(req) //nolint:bodyclose // the caller closes it
+	res, err := client.Do(req)
 	if err != nil {
 		n.t.Fatalf("%s %s: %v", method, path, err)
 	}
