@@ -191,7 +191,7 @@ func writesOf(n int) *writes {
 
 func (w *writes) wrap(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
-		if req.Method == http.MethodGet || strings.Contains(req.URL.Path, "/leases") {
+		if req.Method == http.MethodGet || strings.Contains(req.URL.Path, "/leases") || strings.Contains(req.URL.Path, "/events") {
 			return next.RoundTrip(req)
 		}
 		switch left := w.left.Add(-1); {

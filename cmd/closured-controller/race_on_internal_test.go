@@ -1,0 +1,6 @@
+//go:build race
+
+package main
+
+// raced: the race detector is on, which multiplies memory.
+const raced = true

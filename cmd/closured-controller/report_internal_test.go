@@ -1,0 +1,147 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/closured/closured/api/v1alpha1"
+	"github.com/closured/closured/controller"
+	"github.com/closured/closured/controller/buildjob"
+	"github.com/closured/closured/controller/report"
+	"github.com/closured/closured/registry/closureimage"
+)
+
+const base = "1rz4g4znpzjwh1xymhjpm42vipw92pr7-tool-1"
+
+// volume makes what a build pod sees, and gives its folder.
+func volume(t *testing.T, system string) string {
+	t.Helper()
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "store", base, "bin")
+	must(t, os.MkdirAll(bin, 0o755))
+	must(t, os.MkdirAll(filepath.Join(dir, "var"), 0o755))
+	must(t, os.WriteFile(filepath.Join(bin, "tool"), []byte("#!/bin/sh\n"), 0o555))
+	// The digest of a NAR that nobody checks here.
+	json := fmt.Sprintf(`{"version":1,"root":"/nix/store/%s","system":%q,"paths":[{"path":"/nix/store/%[1]s","narHash":"sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=","narSize":456,"references":[]}]}`, base, system)
+	must(t, os.WriteFile(filepath.Join(dir, "var", "closure.json"), []byte(json), 0o444))
+	return dir
+}
+
+// args are those of a Job's container, as kubelet gives them, for a volume in dir.
+func args(dir string, config v1alpha1.ImageConfig, system v1alpha1.System) []string {
+	list := buildjob.Args(config, system, "none")[1:]
+	for i := range list {
+		list[i] = strings.ReplaceAll(list[i], "$$", "$")
+		if strings.HasPrefix(list[i], "--cache-dir=") {
+			list[i] = "--cache-dir=" + filepath.Join(dir, "digests")
+		}
+	}
+	return append(list, "--volume="+dir, "--message="+filepath.Join(dir, "message"))
+}
+
+func TestReportHasTheDigestOfTheRegistry(t *testing.T) {
+	config := v1alpha1.ImageConfig{
+		Entrypoint: []string{"/bin/tool", "--price=$(HOME) $5 $$"}, Cmd: []string{"", "-a=b"}, Env: []string{"A=b=c"}, User: "65534:65534",
+		WorkingDir: "/tmp", ExposedPorts: []string{"80/tcp"}, Labels: map[string]v1alpha1.LabelValue{"a=b": "c=d"},
+	}
+	var images []*closureimage.Image
+	var reported []v1alpha1.SystemImage
+	for _, system := range []v1alpha1.System{v1alpha1.SystemX86, v1alpha1.SystemARM} {
+		dir := volume(t, string(system))
+		t.Setenv("NODE_NAME", "node-a")
+		if code := reportCommand(t.Context(), args(dir, config, system)); code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+		message, err := os.ReadFile(filepath.Join(dir, "message"))
+		must(t, err)
+		got, err := report.Parse(message)
+		must(t, err)
+		if got.Size != 456 || got.Paths != 1 || got.Node != "node-a" || got.System != string(system) {
+			t.Errorf("report %+v", got)
+		}
+		image := want(t, dir, string(system))
+		if got.Digest != image.Digest().String() || got.ManifestSize != int64(len(image.Manifest())) {
+			t.Errorf("digest %s, but the registry's is %s", got.Digest, image.Digest())
+		}
+		images = append(images, image)
+		reported = append(reported, v1alpha1.SystemImage{System: system, Digest: got.Digest, ManifestSize: got.ManifestSize})
+	}
+	_, index, err := closureimage.Index(images...)
+	must(t, err)
+	digest, err := controller.Digest(reported)
+	must(t, err)
+	if digest != index.String() {
+		t.Errorf("the index is %s, but the registry's is %s", digest, index)
+	}
+}
+
+// want is the image as a registry makes it.
+func want(t *testing.T, dir, system string) *closureimage.Image {
+	t.Helper()
+	v, err := report.Open(filepath.Join(dir, "var", "closure.json"))
+	must(t, err)
+	builder, err := closureimage.New(closureimage.Config{StoreDir: filepath.Join(dir, "store"), CacheDir: t.TempDir(), Closures: v.Reader()})
+	must(t, err)
+	image, err := builder.Image(t.Context(), closureimage.Spec{Root: v.Closure.Root, System: system, Settings: closureimage.Settings{
+		Entrypoint: []string{"/bin/tool", "--price=$(HOME) $5 $$"}, Cmd: []string{"", "-a=b"}, Env: []string{"A=b=c"}, User: "65534:65534",
+		WorkingDir: "/tmp", ExposedPorts: []string{"80/tcp"}, Labels: map[string]string{"a=b": "c=d"},
+	}})
+	must(t, err)
+	return image
+}
+
+func TestReportOfAFailure(t *testing.T) {
+	for name, test := range map[string]struct {
+		config v1alpha1.ImageConfig
+		break_ func(t *testing.T, dir string)
+		says   string
+	}{
+		"no volume":              {break_: func(t *testing.T, dir string) { t.Helper(); must(t, os.RemoveAll(filepath.Join(dir, "var"))) }, says: "closure"},
+		"a port that is none":    {config: v1alpha1.ImageConfig{ExposedPorts: []string{"99999"}}, says: "port"},
+		"a path that is missing": {break_: func(t *testing.T, dir string) { t.Helper(); must(t, os.RemoveAll(filepath.Join(dir, "store", base))) }, says: base},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := volume(t, "x86_64-linux")
+			if test.break_ != nil {
+				test.break_(t, dir)
+			}
+			if code := reportCommand(t.Context(), args(dir, test.config, v1alpha1.SystemX86)); code != exitFailure {
+				t.Errorf("exit code %d", code)
+			}
+			message, err := os.ReadFile(filepath.Join(dir, "message"))
+			must(t, err)
+			got, err := report.Parse(message)
+			must(t, err)
+			if !strings.Contains(got.Failure, test.says) {
+				t.Errorf("failure %q lacks %q", got.Failure, test.says)
+			}
+		})
+	}
+}
+
+func TestFlags(t *testing.T) {
+	t.Parallel()
+	good, err := parseFlags([]string{
+		"--build-image=a", "--build-requests=cpu=1,memory=1Gi", "--build-limits=", "--build-node-selector=a=b",
+		"--build-toleration=gpu=yes:NoSchedule", "--build-toleration=any",
+	}, io.Discard)
+	must(t, err)
+	b := good.build
+	if b.Requests.Cpu().String() != "1" || len(b.Limits) != 0 || b.Limits == nil || b.NodeSelector["a"] != "b" ||
+		len(b.Tolerations) != 2 || b.Tolerations[0].Value != "yes" || b.Tolerations[1].Operator != "Exists" {
+		t.Errorf("build settings %+v", b)
+	}
+	for _, bad := range [][]string{
+		{}, {"--build-image=a", "extra"}, {"--build-image=a", "--registry-compression=xz"}, {"--build-image=a", "--build-requests=cpu"},
+		{"--build-image=a", "--retry-after=1h"}, {"--build-image=a", "--build-toleration=a:Never"}, {"--build-image=a", "--build-deadline=0"},
+		{"--build-image=a", "--build-image-pull-policy=Now"},
+	} {
+		if _, err := parseFlags(bad, io.Discard); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
