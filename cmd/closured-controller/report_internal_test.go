@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -25,10 +28,28 @@ func volume(t *testing.T, system string) string {
 	must(t, os.MkdirAll(bin, 0o755))
 	must(t, os.MkdirAll(filepath.Join(dir, "var"), 0o755))
 	must(t, os.WriteFile(filepath.Join(bin, "tool"), []byte("#!/bin/sh\n"), 0o555))
-	// The digest of a NAR that nobody checks here.
-	json := fmt.Sprintf(`{"version":1,"root":"/nix/store/%s","system":%q,"paths":[{"path":"/nix/store/%[1]s","narHash":"sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=","narSize":456,"references":[]}]}`, base, system)
+	nar := narOfTool()
+	sum := sha256.Sum256(nar)
+	json := fmt.Sprintf(`{"version":1,"root":"/nix/store/%s","system":%q,"paths":[{"path":"/nix/store/%[1]s","narHash":"sha256-%s","narSize":%d,"references":[]}]}`,
+		base, system, base64.StdEncoding.EncodeToString(sum[:]), len(nar))
 	must(t, os.WriteFile(filepath.Join(dir, "var", "closure.json"), []byte(json), 0o444))
 	return dir
+}
+
+// narOfTool gives the NAR of the one store path ("nix-store --dump").
+func narOfTool() []byte {
+	const align = 8
+	var nar []byte
+	for _, word := range []string{
+		"nix-archive-1", "(", "type", "directory", "entry", "(", "name", "bin", "node",
+		"(", "type", "directory", "entry", "(", "name", "tool", "node",
+		"(", "type", "regular", "executable", "", "contents", "#!/bin/sh\n", ")", ")", ")", ")", ")",
+	} {
+		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(word)))
+		nar = append(nar, word...)
+		nar = append(nar, make([]byte, -len(word)&(align-1))...)
+	}
+	return nar
 }
 
 // args are those of a Job's container, as kubelet gives them, for a volume in dir.
@@ -60,7 +81,7 @@ func TestReportHasTheDigestOfTheRegistry(t *testing.T) {
 		must(t, err)
 		got, err := report.Parse(message)
 		must(t, err)
-		if got.Size != 456 || got.Paths != 1 || got.Node != "node-a" || got.System != string(system) {
+		if got.Size != 496 || got.Paths != 1 || got.Node != "node-a" || got.System != string(system) {
 			t.Errorf("report %+v", got)
 		}
 		image := want(t, dir, string(system))
