@@ -2,7 +2,7 @@
 // code: it makes certificates and kubeconfigs, packs container images, and
 // is the sandbox (pause) process inside pods.
 //
-//	helper pki DIR NODE NODE-IP SERVICE-IP
+//	helper pki DIR API-SERVER-IP SERVICE-IP NODE=IP...
 //	helper image OUT.tar NAME [entrypoint=WORD]... [PATH=FILE | PATH->TARGET | PATH/]...
 //	helper pause
 package main
@@ -21,10 +21,10 @@ func main() {
 	args := os.Args[2:]
 	switch os.Args[1] {
 	case "pki":
-		if len(args) != 4 {
-			fatal("usage: helper pki DIR NODE NODE-IP SERVICE-IP")
+		if len(args) < 4 {
+			fatal("usage: helper pki DIR API-SERVER-IP SERVICE-IP NODE=IP...")
 		}
-		check(pki(args[0], args[1], args[2], args[3]))
+		check(pki(args[0], args[1], args[2], args[3:]))
 	case "image":
 		if len(args) < 2 {
 			fatal("usage: helper image OUT.tar NAME [entrypoint=WORD]... [PATH=FILE|PATH->TARGET|PATH/]...")

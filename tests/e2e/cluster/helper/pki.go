@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -22,10 +23,20 @@ type signer struct {
 	pem  []byte
 }
 
+// server is a certificate in a file of its own, client one in a kubeconfig.
+type (
+	server struct {
+		file, cn, org string
+		dns           []string
+		ips           []net.IP
+	}
+	client struct{ file, cn, org string }
+)
+
 // pki writes into dir: ca.crt, the API server's serving certificate, its
-// client certificate for the kubelet, the kubelet's serving certificate, the
-// service account key, and one kubeconfig for each client.
-func pki(dir, node, nodeIP, serviceIP string) error {
+// client certificate for kubelets, each kubelet's serving certificate, the
+// service account key, and one kubeconfig for each client. A node is NAME=IP.
+func pki(dir, apiIP, serviceIP string, nodes []string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -37,17 +48,24 @@ func pki(dir, node, nodeIP, serviceIP string) error {
 		return err
 	}
 	local := net.IPv4(127, 0, 0, 1)
-	for _, c := range []struct {
-		file, cn, org string
-		dns           []string
-		ips           []net.IP
-	}{
+	servers := []server{
 		{"apiserver", "kube-apiserver", "",
 			[]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"},
-			[]net.IP{local, net.ParseIP(nodeIP), net.ParseIP(serviceIP)}},
-		{"kubelet", "system:node:" + node, "system:nodes", []string{node}, []net.IP{local, net.ParseIP(nodeIP)}},
+			[]net.IP{local, net.ParseIP(apiIP), net.ParseIP(serviceIP)}},
 		{"apiserver-kubelet-client", "kube-apiserver-kubelet-client", "system:masters", nil, nil},
-	} {
+	}
+	clients := []client{
+		{"admin", "admin", "system:masters"},
+		{"controller-manager", "system:kube-controller-manager", ""},
+		{"scheduler", "system:kube-scheduler", ""},
+		{"proxy", "system:kube-proxy", ""},
+	}
+	for _, node := range nodes {
+		name, ip, _ := strings.Cut(node, "=")
+		servers = append(servers, server{name, "system:node:" + name, "system:nodes", []string{name}, []net.IP{local, net.ParseIP(ip)}})
+		clients = append(clients, client{name, "system:node:" + name, "system:nodes"})
+	}
+	for _, c := range servers {
 		cert, key, err := ca.issue(c.cn, c.org, c.dns, c.ips)
 		if err != nil {
 			return err
@@ -59,18 +77,12 @@ func pki(dir, node, nodeIP, serviceIP string) error {
 			return err
 		}
 	}
-	for _, c := range []struct{ file, cn, org string }{
-		{"admin", "admin", "system:masters"},
-		{"node", "system:node:" + node, "system:nodes"},
-		{"controller-manager", "system:kube-controller-manager", ""},
-		{"scheduler", "system:kube-scheduler", ""},
-		{"proxy", "system:kube-proxy", ""},
-	} {
+	for _, c := range clients {
 		cert, key, err := ca.issue(c.cn, c.org, nil, nil)
 		if err != nil {
 			return err
 		}
-		conf := fmt.Sprintf(kubeconfig, b64(ca.pem), nodeIP, b64(cert), b64(key))
+		conf := fmt.Sprintf(kubeconfig, b64(ca.pem), apiIP, b64(cert), b64(key))
 		if err := os.WriteFile(filepath.Join(dir, c.file+".kubeconfig"), []byte(conf), 0o600); err != nil {
 			return err
 		}
