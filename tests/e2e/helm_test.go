@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -85,6 +86,7 @@ func TestHelm(t *testing.T) {
 	pods = append(pods, start(t, newPod(plain, "helm-upgraded", attributes{"packages": "one"})))
 
 	helm(t, "debug", "uninstall", "closured", "--wait")
+	requireNoRelease(t)
 	must(t, "delete", "namespace", agentNamespace)
 	for _, pod := range pods[:2] {
 		if says := in(t, pod, bin+"cat", "/nix/var/result/share/name"); says != "one" {
@@ -96,6 +98,25 @@ func TestHelm(t *testing.T) {
 		t.Fatal(err)
 	}
 	remove(t, pods...)
+}
+
+// requireNoRelease wants no object of the release in the cluster.
+func requireNoRelease(t *testing.T) {
+	t.Helper()
+	kinds := strings.Fields(must(t, "api-resources", "--verbs=list", "-o", "name"))
+	selector := "app.kubernetes.io/managed-by=Helm,app.kubernetes.io/instance=closured"
+	err := wait(t.Context(), time.Minute, "the end of the release", func() error {
+		out, err := kubectl(t.Context(), "", "get", strings.Join(kinds, ","), "-A", "--ignore-not-found", "-o", "name", "-l", selector)
+		for _, line := range strings.Split(out, "\n") {
+			if strings.Contains(line, "/") && !strings.HasPrefix(line, "Warning:") {
+				err = errors.Join(err, fmt.Errorf("there is %s", line))
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // helm runs helm, which must succeed, and gives what it prints.
