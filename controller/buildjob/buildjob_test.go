@@ -1,0 +1,247 @@
+package buildjob_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/closured/closured/api/v1alpha1"
+	"github.com/closured/closured/controller/buildjob"
+	"github.com/closured/closured/controller/report"
+	"github.com/closured/closured/nixstore"
+)
+
+const root = "/nix/store/1rz4g4znpzjwh1xymhjpm42vipw92pr7-curl-8.1.2"
+
+func image() *v1alpha1.NixImage {
+	return &v1alpha1.NixImage{
+		ObjectMeta: metav1.ObjectMeta{Name: "curl", Namespace: "tools", UID: "u1"},
+		Spec:       v1alpha1.NixImageSpec{Tag: "v1", Contents: []v1alpha1.PackageName{"jq", "curl"}},
+	}
+}
+
+func key(i *v1alpha1.NixImage, system v1alpha1.System) buildjob.Key {
+	return buildjob.Key{System: system, Build: buildjob.BuildHash(&i.Spec, system), Round: 1}
+}
+
+func TestNamesFollowFromWhatIsBuilt(t *testing.T) {
+	t.Parallel()
+	base := image()
+	name := buildjob.Name(base, key(base, "x86_64-linux"))
+	for what, change := range map[string]struct {
+		edit func(*v1alpha1.NixImage, *buildjob.Key)
+		same bool
+	}{
+		"the order of packages": {func(i *v1alpha1.NixImage, _ *buildjob.Key) { i.Spec.Contents = []v1alpha1.PackageName{"curl", "jq"} }, true},
+		"the tag":               {func(i *v1alpha1.NixImage, _ *buildjob.Key) { i.Spec.Tag = "v2" }, true},
+		"the history":           {func(i *v1alpha1.NixImage, _ *buildjob.Key) { i.Spec.HistoryLimit = new(int32) }, true},
+		"a package":             {func(i *v1alpha1.NixImage, _ *buildjob.Key) { i.Spec.Contents = []v1alpha1.PackageName{"curl"} }, false},
+		"the config":            {func(i *v1alpha1.NixImage, _ *buildjob.Key) { i.Spec.Config.User = "1" }, false},
+		"where it is built": {func(i *v1alpha1.NixImage, _ *buildjob.Key) {
+			i.Spec.Build.NodeSelector = map[string]v1alpha1.SelectorValue{"a": "b"}
+		}, false},
+		"another object of the name": {func(i *v1alpha1.NixImage, _ *buildjob.Key) { i.UID = "u2" }, false},
+		"the round":                  {func(_ *v1alpha1.NixImage, k *buildjob.Key) { k.Round = 2 }, false},
+		"the attempt":                {func(_ *v1alpha1.NixImage, k *buildjob.Key) { k.Attempt = 1 }, false},
+	} {
+		i, k := image(), buildjob.Key{}
+		change.edit(i, &k)
+		full := key(i, "x86_64-linux")
+		full.Round, full.Attempt = max(k.Round, 1), k.Attempt
+		if got := buildjob.Name(i, full); (got == name) != change.same {
+			t.Errorf("%s: the same name: %t, want %t", what, got == name, change.same)
+		}
+	}
+	for _, long := range []string{strings.Repeat("a", 63), strings.Repeat("a.", 20) + "a", strings.Repeat("a-", 31) + "a"} {
+		i := image()
+		i.Name = long
+		if got := buildjob.Name(i, key(i, "x86_64-linux")); len(validation.IsDNS1123Label(got)) > 0 || len(got) > 63-6 {
+			t.Errorf("the name %q is no label of a pod", got)
+		}
+	}
+}
+
+func TestJob(t *testing.T) {
+	t.Parallel()
+	i := image()
+	i.Spec.Config = v1alpha1.ImageConfig{Cmd: []string{"$(HOME)"}}
+	i.Spec.Build.NodeSelector = map[string]v1alpha1.SelectorValue{"disk": "fast"}
+	i.Spec.Build.Deadline = &metav1.Duration{Duration: 90 * time.Second}
+	k := key(i, "aarch64-linux")
+	settings := buildjob.Settings{Image: "closured:1", NodeSelector: map[string]string{"disk": "slow", "pool": "nix"}}
+	job := buildjob.New(i, k, settings)
+	if d := cmp.Diff(job, buildjob.New(i, k, settings)); d != "" {
+		t.Errorf("two calls differ: %s", d)
+	}
+	if got, ok := buildjob.KeyOf(job); !ok || got != k {
+		t.Errorf("key %+v, want %+v", got, k)
+	}
+	pod := job.Spec.Template.Spec
+	want := map[string]string{"disk": "fast", "pool": "nix", "kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64"}
+	if d := cmp.Diff(want, pod.NodeSelector); d != "" {
+		t.Errorf("node selector: %s", d)
+	}
+	if d := cmp.Diff(map[string]string{"packages": "curl jq"}, pod.Volumes[0].CSI.VolumeAttributes); d != "" {
+		t.Errorf("attributes: %s", d)
+	}
+	if *job.Spec.ActiveDeadlineSeconds != 90 || *job.Spec.BackoffLimit != 0 {
+		t.Errorf("deadline %d, back-off limit %d", *job.Spec.ActiveDeadlineSeconds, *job.Spec.BackoffLimit)
+	}
+	if args := strings.Join(pod.Containers[0].Args, " "); !strings.Contains(args, "--cmd=$$(HOME)") || !strings.HasPrefix(args, "report --system=aarch64-linux") {
+		t.Errorf("arguments %s", args)
+	}
+	for name, src := range map[string]v1alpha1.NixImageSpec{
+		"flakeRef": {FlakeRef: "a#b"}, "nixExpr": {Expression: "x"},
+		"x86_64-linux": {StorePaths: map[string]v1alpha1.StorePath{"x86_64-linux": root}},
+	} {
+		i.Spec = src
+		got := buildjob.New(i, key(i, "x86_64-linux"), settings).Spec.Template.Spec.Volumes[0].CSI.VolumeAttributes
+		if len(got) != 1 || got[name] == "" {
+			t.Errorf("attributes %v, want %s", got, name)
+		}
+	}
+}
+
+// facts are those of a Job with a pod on a node.
+func facts(edit func(*buildjob.Facts, *corev1.Pod)) buildjob.Facts {
+	i := image()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	f := buildjob.Facts{Job: buildjob.New(i, key(i, "x86_64-linux"), buildjob.Settings{Image: "a"}), Now: now}
+	pod := corev1.Pod{Spec: corev1.PodSpec{NodeName: "node-a"}}
+	edit(&f, &pod)
+	if f.Pods == nil {
+		f.Pods = []corev1.Pod{pod}
+	}
+	return f
+}
+
+func mountFails(note string) func(*buildjob.Facts, *corev1.Pod) {
+	return func(f *buildjob.Facts, _ *corev1.Pod) {
+		old := metav1.NewTime(f.Now.Add(-time.Hour))
+		f.Events = []corev1.Event{
+			{Reason: "FailedMount", Message: "rpc error: code = InvalidArgument desc = long ago", LastTimestamp: old},
+			{Reason: "FailedMount", Message: note, LastTimestamp: metav1.NewTime(f.Now)},
+			{Reason: "Pulled", Message: "x", LastTimestamp: metav1.NewTime(f.Now.Add(time.Hour))},
+		}
+	}
+}
+
+func rpc(code string) func(*buildjob.Facts, *corev1.Pod) {
+	return mountFails(`MountVolume.SetUp failed for volume "nix" : rpc error: code = ` + code + ` desc = why; next: this`)
+}
+
+func ends(code int32, message string) func(*buildjob.Facts, *corev1.Pod) {
+	return func(_ *buildjob.Facts, p *corev1.Pod) {
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "report", State: corev1.ContainerState{
+			Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: message, Reason: "Error"},
+		}}}
+	}
+}
+
+func condition(kind batchv1.JobConditionType, reason string) func(*buildjob.Facts, *corev1.Pod) {
+	return func(f *buildjob.Facts, _ *corev1.Pod) {
+		f.Job.Status.Conditions = []batchv1.JobCondition{{Type: kind, Status: "True", Reason: reason, Message: "words"}}
+		f.Pods = []corev1.Pod{}
+	}
+}
+
+func encoded(r report.Report) string {
+	data, _ := r.Encode()
+	return string(data)
+}
+
+func TestObserve(t *testing.T) {
+	t.Parallel()
+	good := report.Report{
+		Root: nixstore.MustParseStorePath(root), System: "x86_64-linux", Digest: "sha256:" + strings.Repeat("a", 64), ManifestSize: 1, Paths: 1,
+	}
+	other := good
+	other.System = "aarch64-linux"
+	unplaced := func(since time.Duration) func(*buildjob.Facts, *corev1.Pod) {
+		return func(f *buildjob.Facts, p *corev1.Pod) {
+			p.Spec.NodeName = ""
+			p.Status.Conditions = []corev1.PodCondition{{
+				Type: corev1.PodScheduled, Status: "False", Reason: "Unschedulable", Message: "0/3 nodes", LastTransitionTime: metav1.NewTime(f.Now.Add(-since)),
+			}}
+		}
+	}
+	for name, test := range map[string]struct {
+		edit   func(*buildjob.Facts, *corev1.Pod)
+		phase  buildjob.Phase
+		reason string
+		mark   bool
+		says   string
+	}{
+		"no pod yet": {func(f *buildjob.Facts, _ *corev1.Pod) { f.Pods = []corev1.Pod{} }, buildjob.Active, "Scheduling", false, "not made"},
+		"a pod that no quota admits": {func(f *buildjob.Facts, _ *corev1.Pod) {
+			f.Pods, f.Events = []corev1.Pod{}, []corev1.Event{{Reason: "FailedCreate", Message: "exceeded quota: q"}}
+		}, buildjob.Blocked, "QuotaExceeded", false, "exceeded quota: q"},
+		"a pod that is refused": {func(f *buildjob.Facts, _ *corev1.Pod) {
+			f.Pods, f.Events = []corev1.Pod{}, []corev1.Event{{Reason: "FailedCreate", Message: "violates PodSecurity"}}
+		}, buildjob.Blocked, "PodRefused", false, "violates"},
+		"no node for a moment":       {unplaced(time.Second), buildjob.Active, "Scheduling", false, "0/3 nodes"},
+		"no node":                    {unplaced(time.Minute), buildjob.Blocked, "NoNode", false, "0/3 nodes"},
+		"on its node":                {func(*buildjob.Facts, *corev1.Pod) {}, buildjob.Active, "Realising", false, "node-a"},
+		"still building":             {rpc("Aborted"), buildjob.Active, "Realising", false, "why; next: this"},
+		"a cache is away":            {rpc("Unavailable"), buildjob.Blocked, "Waiting", false, "why"},
+		"the disk is full":           {rpc("ResourceExhausted"), buildjob.Blocked, "Waiting", false, "why"},
+		"no agent yet":               {mountFails("driver name csi.closured.dev not found in the list of registered CSI drivers"), buildjob.Blocked, "Waiting", false, "not found in the list"},
+		"no cache has it":            {rpc("NotFound"), buildjob.Blocked, "SourceNotFound", false, "why"},
+		"a bad source":               {rpc("InvalidArgument"), buildjob.Failed, "InvalidSource", true, "why"},
+		"refused by policy":          {rpc("PermissionDenied"), buildjob.Failed, "PolicyRefused", true, "why"},
+		"a builder fails":            {rpc("FailedPrecondition"), buildjob.Failed, "BuildFailed", true, "why"},
+		"corrupt":                    {rpc("DataLoss"), buildjob.Failed, "Corrupt", true, "why"},
+		"a report":                   {ends(0, encoded(good)), buildjob.Succeeded, "", false, ""},
+		"a report of a failure":      {ends(1, `{"error":"no space"}`), buildjob.Failed, "ReportFailed", false, "no space"},
+		"a report on another system": {ends(0, encoded(other)), buildjob.Failed, "ReportFailed", false, "aarch64-linux"},
+		"no report":                  {ends(0, "hello"), buildjob.Failed, "ReportFailed", false, "cannot be used"},
+		"killed":                     {ends(137, "last words"), buildjob.Failed, "ReportFailed", false, "code 137"},
+		"too late":                   {condition(batchv1.JobFailed, "DeadlineExceeded"), buildjob.Failed, "DeadlineExceeded", false, "1h0m0s"},
+		"failed without a pod":       {condition(batchv1.JobFailed, "BackoffLimitExceeded"), buildjob.Failed, "ReportFailed", false, "words"},
+		"done without a pod":         {condition(batchv1.JobComplete, ""), buildjob.Failed, "ReportFailed", false, "before its report"},
+		"an image that is not there": {func(_ *buildjob.Facts, p *corev1.Pod) {
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "gone"}}}}
+		}, buildjob.Blocked, "BuildImagePull", false, "gone"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := buildjob.Observe(facts(test.edit))
+			if o.Phase != test.phase || o.Reason != test.reason || o.Mark != test.mark || !strings.Contains(o.Message, test.says) {
+				t.Errorf("got %d %q %t %q", o.Phase, o.Reason, o.Mark, o.Message)
+			}
+		})
+	}
+}
+
+func TestAnAttemptThatWasGivenUpStaysSo(t *testing.T) {
+	t.Parallel()
+	f := facts(rpc("PermissionDenied"))
+	first := buildjob.Observe(f)
+	patch, err := buildjob.FailurePatch(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(patch, f.Job); err != nil {
+		t.Fatal(err)
+	}
+	f.Pods, f.Events, f.Now = nil, nil, f.Now.Add(time.Hour)
+	again := buildjob.Observe(f)
+	if again.Phase != buildjob.Failed || again.Mark || again.Message != first.Message || !again.Time.Equal(&first.Time) || !*f.Job.Spec.Suspend {
+		t.Errorf("first %+v, then %+v", first, again)
+	}
+}
+
+func TestFault56TextsAreBounded(t *testing.T) {
+	t.Parallel()
+	o := buildjob.Observe(facts(ends(1, strings.Repeat("log \x1b[31m\xff", 1<<20))))
+	if len(o.Message) > 5000 || strings.ContainsAny(o.Message, "\x1b\xff") {
+		t.Errorf("%d bytes: %.80q", len(o.Message), o.Message)
+	}
+}
