@@ -16,7 +16,7 @@ func TestMadeClosuresAreWhatNixExpects(t *testing.T) {
 	t.Parallel()
 	nixtest.Require(t)
 	dir := nixtest.StateDir(t)
-	s := shape{"test", 60, 12}
+	s := shape{"test", 60, 12, 5000}
 	root, err := s.make(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +38,7 @@ func TestAlternativesShowTheSameFiles(t *testing.T) {
 	t.Parallel()
 	nixtest.Require(t)
 	dir := nixtest.StateDir(t)
-	s := shape{"test", 5, 12}
+	s := shape{"test", 5, 12, 0}
 	if _, err := s.make(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,5 @@
-// Command bench measures what a volume costs, beside the alternatives, in one
-// run on one machine, and prints tables in Markdown.
+// Command bench measures what a volume and an image cost, beside the alternatives,
+// in one run on one machine, and prints tables in Markdown.
 //
 // It is started by `make bench`, as root. Closures of small files are put into
 // the store of an agent of its own; the agent is called over its socket as
@@ -19,7 +19,7 @@ import (
 )
 
 // shapes are the closures of the comparison.
-var shapes = []shape{{"small", 60, 50}, {"medium", 400, 75}, {"large", 1500, 100}}
+var shapes = []shape{{"small", 60, 50, 0}, {"medium", 400, 75, 0}, {"large", 1500, 100, 0}}
 
 func main() {
 	var o options
@@ -27,6 +27,7 @@ func main() {
 	flag.StringVar(&o.binary, "binary", "", "closured; default: $CLOSURED_BIN, else built")
 	flag.IntVar(&o.rounds, "rounds", 300, "warm publishes to time for each closure")
 	flag.IntVar(&o.starts, "starts", 5, "starts of the agent to time first publishes after")
+	flag.StringVar(&o.only, "only", "", "measure only volumes, or only images")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,8 +40,8 @@ func main() {
 }
 
 type options struct {
-	dir, binary    string
-	rounds, starts int
+	dir, binary, only string
+	rounds, starts    int
 }
 
 func run(ctx context.Context, o options) (err error) {
@@ -54,6 +55,19 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}()
 	b := bench{agent: a, options: o}
+	if o.only != "images" {
+		if err := b.volumes(ctx); err != nil {
+			return err
+		}
+	}
+	if o.only == "volumes" {
+		return nil
+	}
+	return b.images(ctx)
+}
+
+// volumes measures and prints what volumes cost.
+func (b *bench) volumes(ctx context.Context) error {
 	if err := b.fill(ctx); err != nil {
 		return err
 	}
@@ -65,7 +79,7 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	printComparison(machine(a.StateDir()), b.rows, o)
+	printComparison(machine(b.agent.StateDir()), b.rows, b.options)
 	many, err := b.many(ctx, b.rows[len(b.rows)-1].root, []int{1, 100, 500})
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ func (b *bench) fill(ctx context.Context) error {
 }
 
 // warmUp is the closure that takes what only the first call of all costs.
-var warmUp = shape{"warm-up", 3, 2}
+var warmUp = shape{"warm-up", 3, 2, 0}
 
 // first times the first publish of each closure after each start. The agent is
 // killed in between; a view does not outlive its agent.

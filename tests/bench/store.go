@@ -20,6 +20,7 @@ type shape struct {
 	name  string
 	paths int
 	files int // in each path
+	large int // bytes of one more file in each path, about
 }
 
 // filesPerDir is how many files share a folder inside a store path.
@@ -101,8 +102,28 @@ func (s shape) writePath(root string, i int, refs []string) (sum []byte, size in
 			return nil, 0, err
 		}
 	}
+	if s.large > 0 { // its name comes after those of the folders
+		content := s.noise(random)
+		if err := writeFile(filepath.Join(dir, "large"), content); err != nil {
+			return nil, 0, err
+		}
+		nar(h, "entry", "(", "name", "large", "node", "(", "type", "regular", "contents", content, ")", ")")
+	}
 	nar(h, ")")
 	return h.hash.Sum(nil), h.n, seal(dir)
+}
+
+// noise gives content for the large file: of very different sizes, as libraries are.
+func (s shape) noise(random *rand.Rand) string {
+	size := s.large / 2
+	if random.IntN(16) == 0 {
+		size = s.large * 8
+	}
+	content := make([]byte, 0, size+8)
+	for len(content) < size {
+		content = binary.LittleEndian.AppendUint64(content, random.Uint64())
+	}
+	return string(content)
 }
 
 func writeFile(path, content string) error {
