@@ -126,8 +126,22 @@ func (c cable) answers(to netip.AddrPort) bool {
 func (c cable) inside(do func() bool) bool {
 	result := make(chan bool)
 	go func() {
-		runtime.LockOSThread() // for ever: the thread ends with this goroutine, in that namespace
-		result <- unix.Setns(c.fd, unix.CLONE_NEWNET) != nil || do()
+		// The thread must not end: the kernel kills with it the agents that it started
+		// (PR_SET_PDEATHSIG).
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil || unix.Setns(c.fd, unix.CLONE_NEWNET) != nil {
+			result <- true
+			return
+		}
+		defer func() { _ = unix.Close(own) }()
+		defer func() {
+			if err := unix.Setns(own, unix.CLONE_NEWNET); err != nil {
+				panic(err) // all that runs on this thread from now on would be in the wrong place
+			}
+		}()
+		result <- do()
 	}()
 	return <-result
 }
