@@ -180,7 +180,6 @@ func (w *world) relay(t *testing.T, n int) (stop func()) {
 type writes struct {
 	left atomic.Int64
 	cut  chan struct{} // closed when the last was used
-	next http.RoundTripper
 }
 
 func writesOf(n int) *writes {

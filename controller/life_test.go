@@ -56,6 +56,7 @@ func TestLifeOfAnImage(t *testing.T) {
 }
 
 func (w *world) readyThenChanged(t *testing.T) {
+	t.Helper()
 	image := w.image(t, "curl-and-jq", three())
 	w.is(t, image, "Building", "True", v1alpha1.ReasonScheduling)
 	w.finish(t, w.job(t, image, x86, "0"), goodReport(x86, digest))
@@ -101,6 +102,7 @@ func (w *world) noJobs(t *testing.T, image *v1alpha1.NixImage) {
 }
 
 func (w *world) refusedThenPermitted(t *testing.T) {
+	t.Helper()
 	image := w.image(t, "refused", v1alpha1.NixImageSpec{Expression: "(import <pkgs> {}).hello"})
 	job := w.job(t, image, x86, "0")
 	w.event(t, w.pod(t, job, node), "Pod", "FailedMount", `MountVolume.SetUp failed for volume "nix" : rpc error: code = PermissionDenied desc = nixExpr is not for the namespace tools; next: ask the operator`)
@@ -129,6 +131,7 @@ func (w *world) refusedThenPermitted(t *testing.T) {
 }
 
 func (w *world) reportFails(t *testing.T) {
+	t.Helper()
 	image := w.image(t, "fails", three())
 	w.finish(t, w.job(t, image, x86, "0"), report.Report{Failure: "computing the image's digest: disk full"})
 	now := w.is(t, image, "Stalled", "True", v1alpha1.ReasonReportFailed)
@@ -139,6 +142,7 @@ func (w *world) reportFails(t *testing.T) {
 }
 
 func (w *world) noNode(t *testing.T) {
+	t.Helper()
 	spec := three()
 	spec.Systems = []v1alpha1.System{x86, arm}
 	image := w.image(t, "two-systems", spec)
@@ -172,6 +176,7 @@ func (w *world) noNode(t *testing.T) {
 }
 
 func (w *world) quota(t *testing.T) {
+	t.Helper()
 	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "none", Namespace: tools}, Spec: corev1.ResourceQuotaSpec{
 		Hard: corev1.ResourceList{"count/jobs.batch": resource.MustParse("0")},
 	}}
@@ -204,6 +209,7 @@ func (w *world) quota(t *testing.T) {
 // deleted has nothing to play the garbage collector: that the Job belongs to the
 // object is what it needs.
 func (w *world) deleted(t *testing.T) {
+	t.Helper()
 	image := w.image(t, "deleted", three())
 	job := w.job(t, image, x86, "0")
 	if !metav1.IsControlledBy(job, image) || job.OwnerReferences[0].BlockOwnerDeletion == nil {

@@ -183,14 +183,14 @@ func (p *Plan) Refused(key buildjob.Key, message string) {
 
 // The limits of looking for events, which nobody announces.
 const (
-	pollMin = 2 * time.Second
-	pollMax = time.Minute
+	pollFirst = 2 * time.Second
+	pollLast  = time.Minute
 )
 
 // pollDelay gives when to look again at a Job of an age: soon at first.
 func pollDelay(age time.Duration) time.Duration {
 	const share = 4
-	return min(max(age/share, pollMin), pollMax)
+	return min(max(age/share, pollFirst), pollLast)
 }
 
 // delay gives how long after an attempt the next one begins. The name spreads

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,10 +98,8 @@ func (s *settings) check(f *flag.FlagSet) error {
 }
 
 func oneOf(v string, words ...string) error {
-	for _, w := range words {
-		if v == w {
-			return nil
-		}
+	if slices.Contains(words, v) {
+		return nil
 	}
 	return errors.New("use one of " + strings.Join(words, ", "))
 }

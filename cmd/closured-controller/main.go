@@ -33,13 +33,16 @@ const (
 )
 
 func main() {
+	os.Exit(program(os.Args[1:]))
+}
+
+func program(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	args := os.Args[1:]
 	if len(args) > 0 && args[0] == buildjob.Command {
-		os.Exit(reportCommand(ctx, args[1:]))
+		return reportCommand(ctx, args[1:])
 	}
-	os.Exit(command(ctx, args))
+	return command(ctx, args)
 }
 
 func command(ctx context.Context, args []string) int {

@@ -30,7 +30,7 @@ func volume(t *testing.T, system string) string {
 	must(t, os.WriteFile(filepath.Join(bin, "tool"), []byte("#!/bin/sh\n"), 0o555))
 	nar := narOfTool()
 	sum := sha256.Sum256(nar)
-	json := fmt.Sprintf(`{"version":1,"root":"/nix/store/%s","system":%q,"paths":[{"path":"/nix/store/%[1]s","narHash":"sha256-%s","narSize":%d,"references":[]}]}`,
+	json := fmt.Sprintf(`{"version":1,"root":"/nix/store/%[1]s","system":%[2]q,"paths":[{"path":"/nix/store/%[1]s","narHash":"sha256-%[3]s","narSize":%[4]d,"references":[]}]}`,
 		base, system, base64.StdEncoding.EncodeToString(sum[:]), len(nar))
 	must(t, os.WriteFile(filepath.Join(dir, "var", "closure.json"), []byte(json), 0o444))
 	return dir
@@ -118,17 +118,17 @@ func want(t *testing.T, dir, system string) *closureimage.Image {
 func TestReportOfAFailure(t *testing.T) {
 	for name, test := range map[string]struct {
 		config v1alpha1.ImageConfig
-		break_ func(t *testing.T, dir string)
+		damage func(t *testing.T, dir string)
 		says   string
 	}{
-		"no volume":              {break_: func(t *testing.T, dir string) { t.Helper(); must(t, os.RemoveAll(filepath.Join(dir, "var"))) }, says: "closure"},
+		"no volume":              {damage: func(t *testing.T, dir string) { t.Helper(); must(t, os.RemoveAll(filepath.Join(dir, "var"))) }, says: "closure"},
 		"a port that is none":    {config: v1alpha1.ImageConfig{ExposedPorts: []string{"99999"}}, says: "port"},
-		"a path that is missing": {break_: func(t *testing.T, dir string) { t.Helper(); must(t, os.RemoveAll(filepath.Join(dir, "store", base))) }, says: base},
+		"a path that is missing": {damage: func(t *testing.T, dir string) { t.Helper(); must(t, os.RemoveAll(filepath.Join(dir, "store", base))) }, says: base},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := volume(t, "x86_64-linux")
-			if test.break_ != nil {
-				test.break_(t, dir)
+			if test.damage != nil {
+				test.damage(t, dir)
 			}
 			if code := reportCommand(t.Context(), args(dir, test.config, v1alpha1.SystemX86)); code != exitFailure {
 				t.Errorf("exit code %d", code)
@@ -157,8 +157,13 @@ func TestFlags(t *testing.T) {
 		t.Errorf("build settings %+v", b)
 	}
 	for _, bad := range [][]string{
-		{}, {"--build-image=a", "extra"}, {"--build-image=a", "--registry-compression=xz"}, {"--build-image=a", "--build-requests=cpu"},
-		{"--build-image=a", "--retry-after=1h"}, {"--build-image=a", "--build-toleration=a:Never"}, {"--build-image=a", "--build-deadline=0"},
+		{},
+		{"--build-image=a", "extra"},
+		{"--build-image=a", "--registry-compression=xz"},
+		{"--build-image=a", "--build-requests=cpu"},
+		{"--build-image=a", "--retry-after=1h"},
+		{"--build-image=a", "--build-toleration=a:Never"},
+		{"--build-image=a", "--build-deadline=0"},
 		{"--build-image=a", "--build-image-pull-policy=Now"},
 	} {
 		if _, err := parseFlags(bad, io.Discard); err == nil {

@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -49,13 +50,13 @@ type Cluster struct {
 
 // Start starts a cluster that ends with the test. It skips the test when the
 // programs are not there.
-func Start(t testing.TB) *Cluster {
-	t.Helper()
-	c := &Cluster{program: program(t), dir: t.TempDir(), address: loopback(t)}
+func Start(tb testing.TB) *Cluster {
+	tb.Helper()
+	c := &Cluster{program: program(tb), dir: tb.TempDir(), address: loopback(tb)}
 	c.AuditLog = filepath.Join(c.dir, "audit.log")
-	c.writeFiles(t)
+	c.writeFiles(tb)
 	etcd := "http://" + c.address
-	c.run(t, "etcd", "--data-dir", filepath.Join(c.dir, "etcd"), "--name", "etcd", "--unsafe-no-fsync", "--log-level", "warn",
+	c.run(tb, "etcd", "--data-dir", filepath.Join(c.dir, "etcd"), "--name", "etcd", "--unsafe-no-fsync", "--log-level", "warn",
 		"--listen-client-urls", etcd+":2379", "--advertise-client-urls", etcd+":2379",
 		"--listen-peer-urls", etcd+":2380", "--initial-advertise-peer-urls", etcd+":2380",
 		"--initial-cluster", "etcd="+etcd+":2380")
@@ -63,21 +64,21 @@ func Start(t testing.TB) *Cluster {
 		Host: "https://" + c.address + ":6443", BearerToken: token, QPS: 1000, Burst: 1000,
 		TLSClientConfig: rest.TLSClientConfig{Insecure: true}, // its certificate is made at its start
 	}
-	c.startAPIServer(t)
+	c.startAPIServer(tb)
 	return c
 }
 
 // RestartAPIServer kills the API server, and gives back when a new one answers.
-func (c *Cluster) RestartAPIServer(t testing.TB) {
-	t.Helper()
+func (c *Cluster) RestartAPIServer(tb testing.TB) {
+	tb.Helper()
 	c.apiserver.kill()
-	c.startAPIServer(t)
+	c.startAPIServer(tb)
 }
 
-func (c *Cluster) startAPIServer(t testing.TB) {
-	t.Helper()
+func (c *Cluster) startAPIServer(tb testing.TB) {
+	tb.Helper()
 	key := filepath.Join(c.dir, "sa.key")
-	c.apiserver = c.run(t, "apiserver", "--etcd-servers=http://"+c.address+":2379",
+	c.apiserver = c.run(tb, "apiserver", "--etcd-servers=http://"+c.address+":2379",
 		"--bind-address="+c.address, "--advertise-address=10.0.0.1", "--secure-port=6443", "--cert-dir="+c.dir,
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+key, "--service-account-signing-key-file="+key,
@@ -88,17 +89,17 @@ func (c *Cluster) startAPIServer(t testing.TB) {
 		"--service-cluster-ip-range=10.0.0.0/24")
 	client, err := kubernetes.NewForConfig(c.Config)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	c.wait(t, func(ctx context.Context) error {
+	c.wait(tb, func(ctx context.Context) error {
 		return client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
 }
 
 // wait polls until the API server is ready, or one of the processes has ended.
-func (c *Cluster) wait(t testing.TB, ready func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
+func (c *Cluster) wait(tb testing.TB, ready func(context.Context) error) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), readyLimit)
 	defer cancel()
 	for {
 		err := ready(ctx)
@@ -107,9 +108,9 @@ func (c *Cluster) wait(t testing.TB, ready func(context.Context) error) {
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("the API server is not ready: %v\n%s", err, c.logs())
+			tb.Fatalf("the API server is not ready: %v\n%s", err, c.logs())
 		case <-c.apiserver.ended:
-			t.Fatalf("the API server ended\n%s", c.logs())
+			tb.Fatalf("the API server ended\n%s", c.logs())
 		case <-time.After(pollEvery):
 		}
 	}
@@ -117,20 +118,20 @@ func (c *Cluster) wait(t testing.TB, ready func(context.Context) error) {
 
 func (c *Cluster) logs() string {
 	const tail = 3000
-	text := ""
+	var text strings.Builder
 	for _, name := range []string{"etcd", "apiserver"} {
 		data, _ := os.ReadFile(filepath.Join(c.dir, name+".log"))
-		text += name + ": " + string(data[max(0, len(data)-tail):]) + "\n"
+		fmt.Fprintf(&text, "%s: %s\n", name, data[max(0, len(data)-tail):])
 	}
-	return text
+	return text.String()
 }
 
 // program gives the binary of all Kubernetes programs, or skips the test.
-func program(t testing.TB) string {
-	t.Helper()
-	dir := os.Getenv("CLUSTER_DIR")
+func program(tb testing.TB) string {
+	tb.Helper()
+	dir := os.Getenv("CLUSTER_DIR") //nolint:forbidigo // for tests only
 	if dir == "" {
-		cache := os.Getenv("XDG_CACHE_HOME")
+		cache := os.Getenv("XDG_CACHE_HOME") //nolint:forbidigo // for tests only
 		if cache == "" {
 			cache = "/var/cache"
 		}
@@ -138,31 +139,31 @@ func program(t testing.TB) string {
 	}
 	kube := filepath.Join(dir, "bin", "kube")
 	if _, err := os.Stat(kube); errors.Is(err, os.ErrNotExist) {
-		t.Skipf("%s is not there: tests/e2e/cluster/build makes it, in ten minutes", kube)
+		tb.Skipf("%s is not there: tests/e2e/cluster/build makes it, in ten minutes", kube)
 	}
 	return kube
 }
 
 // loopback gives a random address that nobody else has.
-func loopback(t testing.TB) string {
-	t.Helper()
+func loopback(tb testing.TB) string {
+	tb.Helper()
 	n, err := rand.Int(rand.Reader, big.NewInt(1<<24-1<<17))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	i := n.Int64() + 1<<16 // not 127.0.x.y, where everybody is
 	return fmt.Sprintf("127.%d.%d.%d", i>>16&255, i>>8&255, i&255|1)
 }
 
-func (c *Cluster) writeFiles(t testing.TB) {
-	t.Helper()
+func (c *Cluster) writeFiles(tb testing.TB) {
+	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	der, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for name, data := range map[string][]byte{
 		"sa.key":     pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}),
@@ -170,7 +171,7 @@ func (c *Cluster) writeFiles(t testing.TB) {
 		"audit.yaml": []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived, ResponseStarted]\nrules: [{level: Metadata}]\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(c.dir, name), data, 0o600); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 }
@@ -187,23 +188,23 @@ func (p *process) kill() {
 }
 
 // run starts one of the Kubernetes programs, until the test ends.
-func (c *Cluster) run(t testing.TB, args ...string) *process {
-	t.Helper()
+func (c *Cluster) run(tb testing.TB, args ...string) *process {
+	tb.Helper()
 	log, err := os.OpenFile(filepath.Join(c.dir, args[0]+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	p := &process{cmd: exec.Command(c.program, args...), ended: make(chan struct{})} //nolint:noctx // a cleanup ends it, after the test's context
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	go func() {
 		defer close(p.ended)
 		_ = p.cmd.Wait()
 		_ = log.Close()
 	}()
-	t.Cleanup(p.kill)
+	tb.Cleanup(p.kill)
 	return p
 }

@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -53,7 +54,7 @@ func Parse(message []byte) (Report, error) {
 	if err := d.Decode(&r); err != nil {
 		return Report{}, wrong("it is no JSON of a report")
 	}
-	if _, err := d.Token(); err != io.EOF { //nolint:errorlint // Token gives it bare
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return Report{}, wrong("something follows it")
 	}
 	if r.Failure != "" {
