@@ -19,7 +19,7 @@ build:
 
 # gcc is for the race detector.
 test:
-	@$(NEED) git gcc libc6-dev e2fsprogs:mkfs.ext4 util-linux:unshare xz-utils:xz strace $(NIX)
+	@$(NEED) git gcc libc6-dev e2fsprogs:mkfs.ext4 util-linux:unshare xz-utils:xz strace iproute2:ip skopeo $(NIX)
 	@tests/scripts/check
 
 # The tests that use Nix, under the Nix of a newer Debian. Part of test.
