@@ -14,6 +14,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -46,7 +47,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	cluster := controllertest.Start(t)
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, batchv1.AddToScheme, v1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, batchv1.AddToScheme, rbacv1.AddToScheme, v1alpha1.AddToScheme} {
 		must(t, add(scheme))
 	}
 	c, err := client.New(cluster.Config, client.Options{Scheme: scheme})
@@ -58,10 +59,46 @@ func newWorld(t *testing.T) *world {
 	must(t, yaml.Unmarshal(data, crd))
 	must(t, w.Create(t.Context(), crd))
 	w.namespace(t, tools)
+	w.rights(t)
 	w.eventually(t, "the kind is served", func(ctx context.Context) error {
 		return w.List(ctx, &v1alpha1.NixImageList{})
 	})
 	return w
+}
+
+// robot is the user that controllers are.
+const robot = "controller"
+
+// rights gives the controllers what they need, and nothing else: all tests run
+// with just that.
+func (w *world) rights(t *testing.T) {
+	t.Helper()
+	rule := func(group string, resources []string, verbs ...string) rbacv1.PolicyRule {
+		return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: resources, Verbs: verbs}
+	}
+	everywhere := []rbacv1.PolicyRule{
+		rule("closured.dev", []string{"niximages"}, "get", "list", "watch"),
+		rule("closured.dev", []string{"niximages/status"}, "patch"),
+		rule("closured.dev", []string{"niximages/finalizers"}, "update"), // owner references that block, where that is enforced
+		rule("batch", []string{"jobs"}, "list", "watch", "create", "patch", "delete"),
+		rule("", []string{"pods"}, "list", "watch"),
+		rule("", []string{"events"}, "list"),
+		rule("events.k8s.io", []string{"events"}, "create", "patch"),
+	}
+	own := []rbacv1.PolicyRule{
+		rule("coordination.k8s.io", []string{"leases"}, "get", "create", "update"),
+		rule("", []string{"events"}, "create", "patch"), // of the Lease
+	}
+	name := metav1.ObjectMeta{Name: robot, Namespace: "default"}
+	subjects := []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: robot}}
+	for _, object := range []client.Object{
+		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: robot}, Rules: everywhere},
+		&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: robot}, Subjects: subjects, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: robot}},
+		&rbacv1.Role{ObjectMeta: name, Rules: own},
+		&rbacv1.RoleBinding{ObjectMeta: name, Subjects: subjects, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: robot}},
+	} {
+		must(t, w.Create(t.Context(), object))
+	}
 }
 
 // namespace makes one with the strictest pod security.
@@ -106,6 +143,7 @@ type options struct {
 // make makes a controller.
 func (w *world) make(o options) (*controller.Controller, error) {
 	api := rest.CopyConfig(w.Config)
+	api.Impersonate.UserName = robot
 	if o.writes != nil {
 		api.Wrap(o.writes.wrap)
 	}

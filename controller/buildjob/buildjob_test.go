@@ -2,6 +2,7 @@ package buildjob_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -245,4 +246,11 @@ func TestFault56TextsAreBounded(t *testing.T) {
 	if len(o.Message) > 5000 || !utf8.ValidString(o.Message) || strings.Contains(o.Message, "\x1b") {
 		t.Errorf("%d bytes: %.80q", len(o.Message), o.Message)
 	}
+}
+
+func ExampleNew() {
+	i := image()
+	job := buildjob.New(i, key(i, "x86_64-linux"), buildjob.Settings{Image: "closured:1"})
+	fmt.Println(job.Namespace, job.Spec.Template.Spec.Volumes[0].CSI.VolumeAttributes)
+	// Output: tools map[packages:curl jq]
 }
