@@ -24,6 +24,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -177,14 +178,22 @@ func (a *Agent) spawn(args []string) error {
 	// A group of its own: Ctrl-C on the demo must not reach it before the demo has unpublished.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Start(); err != nil {
+	started, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		// The parent-death signal comes when the thread that started the process ends.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(ended)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			a.waitErr = cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
 		return fmt.Errorf("starting the agent: %w", err)
 	}
-	a.cmd, a.ended = cmd, make(chan struct{})
-	go func() {
-		defer close(a.ended)
-		a.waitErr = cmd.Wait()
-	}()
+	a.cmd, a.ended = cmd, ended
 	return nil
 }
 
