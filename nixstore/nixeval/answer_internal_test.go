@@ -90,8 +90,11 @@ func TestErrorLines(t *testing.T) {
 			"\x1b[31;1merror:\x1b[0m\n       … while calling\n         at /eval/source.nix:1:1:\n            1| secret\n\n       \x1b[31;1merror:\x1b[0m access to absolute path '\x1b[35;1m/etc/shadow\x1b[0m' is forbidden\n",
 			"access to absolute path '/etc/shadow' is forbidden",
 		},
-		"a place in the line":   {"error: syntax error, unexpected ';', at /eval/source.nix:1:7\n", "syntax error, unexpected ';'"},
-		"our own file":          {"error: file /eval/source.nix is odd\n", "file the expression is odd"},
+		"a place in the line": {"error: syntax error, unexpected ';', at /eval/source.nix:1:7\n", "syntax error, unexpected ';'"},
+		"our own file":        {"error: file /eval/source.nix is odd\n", "file the expression is odd"},
+		"a password that somebody throws": {
+			"error: cannot fetch https://user:hunter2@cache.example/x\n", "cannot fetch https://[redacted]@cache.example/x",
+		},
 		"nothing but warnings":  {"warning: x\ntrace: y\n", ""},
 		"an error with no text": {"error:\n", ""},
 	}

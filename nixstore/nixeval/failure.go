@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/closured/closured/internal/redact"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/nixstore/nixdaemon"
 	"github.com/closured/closured/nixstore/nixeval/jail"
@@ -120,15 +121,15 @@ func meansMemory(stderr string) bool {
 	return false
 }
 
-// errorLine gives the line of Nix's last error, without colours and place: the
-// lines around it quote files.
+// errorLine gives the line of Nix's last error, without colours, place and
+// credentials: the lines around it quote files, and it may quote an address.
 func errorLine(stderr string) string {
 	lines := strings.Split(ansi().ReplaceAllString(stderr, ""), "\n")
 	for _, line := range slices.Backward(lines) {
 		text, ok := strings.CutPrefix(strings.TrimSpace(line), "error:")
 		text, _, _ = strings.Cut(text, ", at /") // a place, which Nix mostly puts on other lines
 		if text = strings.TrimSpace(text); ok && text != "" {
-			return strings.NewReplacer(evalDir+"/"+sourceFile, "the expression", "«none»:0: ", "").Replace(text)
+			return strings.NewReplacer(evalDir+"/"+sourceFile, "the expression", "«none»:0: ", "").Replace(redact.New().Text(text))
 		}
 	}
 	return ""
