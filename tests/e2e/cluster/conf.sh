@@ -15,6 +15,8 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.bt
   snapshotter = "overlayfs"
   [plugins."io.containerd.cri.v1.images".pinned_images]
     sandbox = "localhost/pause:1"
+  [plugins."io.containerd.cri.v1.images".registry]
+    config_path = "/etc/containerd/certs.d"
 [plugins."io.containerd.cri.v1.runtime"]
   # Some hosts withhold CAP_SYS_RESOURCE; runc then cannot lower oom_score_adj
   # and ends with "can't get final child's PID from pipe".
