@@ -66,11 +66,9 @@ clean:
 	rm -rf bin .cache
 
 # Real pods on a Kubernetes that is built from its Go modules and lives in
-# namespaces of this machine: see tests/e2e. Half an hour the first time. It gets
-# its final name, e2e, which continuous integration calls, when every scenario of
-# the cluster is there.
-.PHONY: e2e-run e2e-up e2e-down
-e2e-run:
+# namespaces of this machine: see tests/e2e. Half an hour the first time.
+.PHONY: e2e e2e-up e2e-down
+e2e:
 	@tests/e2e/run
 
 # For one test after another: cd tests/e2e, and as its doc.go says.
