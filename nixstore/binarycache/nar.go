@@ -3,10 +3,13 @@ package binarycache
 import (
 	"context"
 	"encoding/binary"
-	"errors"
+	"fmt"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/closured/closured/internal/beneath"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -36,69 +39,70 @@ type narWriter struct {
 // soon after ctx has ended. ErrCorrupt: what stands there is not what Nix puts
 // into a store, or cannot be what the database speaks of.
 func writeNAR(ctx context.Context, out *checked, storeDir string, path nixstore.StorePath) error {
-	store, err := openStore(storeDir)
+	store, err := beneath.Root(storeDir)
 	if err != nil {
-		return err
+		return fmt.Errorf("opening the store's folder %s: %w", storeDir, err)
 	}
-	defer closeFD(store)
-	kind, err := kindAt(store, path.BaseName())
+	defer beneath.Close(store)
+	info, err := beneath.Stat(store, path.BaseName())
 	if err != nil {
-		return unreadable(err, path.String())
+		return beneath.Unreadable(err, path.String())
 	}
 	w := &narWriter{out: out, path: path, room: namesMax, scratch: make([]byte, scratchSize)}
 	if err := w.strings("nix-archive-1"); err != nil {
 		return err
 	}
-	if err := w.node(ctx, store, child{path.BaseName(), kind}); err != nil {
+	if err := w.node(ctx, store, beneath.Entry{Name: path.BaseName(), Kind: info.Kind}); err != nil {
 		return err
 	}
 	return out.finish()
 }
 
-// node writes what stands at c in the folder dir.
-func (w *narWriter) node(ctx context.Context, dir int, c child) error {
-	switch c.kind {
+// node writes what stands at e in the folder dir.
+func (w *narWriter) node(ctx context.Context, dir int, e beneath.Entry) error {
+	switch e.Kind {
 	case unix.DT_REG:
-		return w.file(ctx, dir, c.name)
+		return w.file(ctx, dir, e.Name)
 	case unix.DT_LNK:
-		return w.link(dir, c.name)
+		return w.link(dir, e.Name)
 	case unix.DT_DIR:
-		return w.folder(ctx, dir, c.name)
+		return w.folder(ctx, dir, e.Name)
 	}
 	return nixstore.Fail(nixstore.ErrCorrupt, "repair the node's store",
-		"%s in %s is neither a folder nor a file nor a symlink", nixstore.Quote(c.name), w.path)
+		"%s in %s is neither a folder nor a file nor a symlink", nixstore.Quote(e.Name), w.path)
 }
 
 func (w *narWriter) link(dir int, name string) error {
-	n, err := again(func() (int, error) { return unix.Readlinkat(dir, name, w.scratch) })
+	target, err := beneath.ReadLink(dir, name, w.scratch)
 	if err != nil {
 		return w.unreadable(err, name)
 	}
-	return w.strings("(", "type", "symlink", "target", string(w.scratch[:n]), ")")
+	return w.strings("(", "type", "symlink", "target", target, ")")
 }
 
 func (w *narWriter) folder(ctx context.Context, dir int, name string) error {
 	if w.depth == depthMax {
 		return nixstore.Fail(nixstore.ErrCorrupt, "fetch it from another cache", "%s has folders deeper than %d", w.path, depthMax)
 	}
-	fd, err := openBeneath(dir, name, folderFlags)
+	fd, err := beneath.Folder(dir, name)
 	if err != nil {
 		return w.unreadable(err, name)
 	}
-	defer closeFD(fd)
-	children, used, err := readFolder(fd, w.scratch, w.room)
+	defer beneath.Close(fd)
+	entries, used, err := beneath.ReadFolder(fd, w.scratch, w.room)
 	if err != nil {
 		return w.unreadable(err, name)
 	}
+	slices.SortFunc(entries, func(a, b beneath.Entry) int { return strings.Compare(a.Name, b.Name) })
 	w.depth, w.room = w.depth+1, w.room-used
 	if err := w.strings("(", "type", "directory"); err != nil {
 		return err
 	}
-	for _, c := range children {
+	for _, e := range entries {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := w.entry(ctx, fd, c); err != nil {
+		if err := w.entry(ctx, fd, e); err != nil {
 			return err
 		}
 	}
@@ -106,45 +110,39 @@ func (w *narWriter) folder(ctx context.Context, dir int, name string) error {
 	return w.strings(")")
 }
 
-func (w *narWriter) entry(ctx context.Context, dir int, c child) error {
-	if err := w.strings("entry", "(", "name", c.name, "node"); err != nil {
+func (w *narWriter) entry(ctx context.Context, dir int, e beneath.Entry) error {
+	if err := w.strings("entry", "(", "name", e.Name, "node"); err != nil {
 		return err
 	}
-	if err := w.node(ctx, dir, c); err != nil {
+	if err := w.node(ctx, dir, e); err != nil {
 		return err
 	}
 	return w.strings(")")
 }
 
 func (w *narWriter) file(ctx context.Context, dir int, name string) error {
-	fd, err := openBeneath(dir, name, fileFlags)
+	fd, info, err := beneath.File(dir, name)
 	if err != nil {
 		return w.unreadable(err, name)
 	}
-	defer closeFD(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return w.unreadable(err, name)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return w.unreadable(unix.ENXIO, name)
-	}
+	defer beneath.Close(fd)
 	if err := w.strings("(", "type", "regular"); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IXUSR != 0 { // the bit that Nix looks at (libutil/archive.cc)
+	if info.Program {
 		if err := w.strings("executable", ""); err != nil {
 			return err
 		}
 	}
-	if err := w.contents(ctx, fd, st.Size); err != nil {
-		return w.unreadable(err, name)
+	if err := w.contents(ctx, fd, name, info.Size); err != nil {
+		return err
 	}
 	return w.strings(")")
 }
 
-// contents writes size bytes of an open file, read into the buffer of the output.
-func (w *narWriter) contents(ctx context.Context, fd int, size int64) error {
+// contents writes size bytes of the file name that is open as fd, read into the
+// buffer of the output.
+func (w *narWriter) contents(ctx context.Context, fd int, name string, size int64) error {
 	if err := w.strings("contents"); err != nil {
 		return err
 	}
@@ -160,9 +158,9 @@ func (w *narWriter) contents(ctx context.Context, fd int, size int64) error {
 			return err
 		}
 		space = space[:min(int64(len(space)), left)]
-		n, err := again(func() (int, error) { return unix.Read(fd, space) })
+		n, err := beneath.Read(fd, space)
 		if err != nil {
-			return err
+			return w.unreadable(err, name)
 		}
 		if n <= 0 {
 			return nixstore.Fail(nixstore.ErrCorrupt, "repair the node's store", "a file of %s became shorter while it was read", w.path)
@@ -198,14 +196,7 @@ func (w *narWriter) number(n int64) error {
 	return w.out.write(string(b[:]))
 }
 
-// unreadable explains an error on a name in the path; those of the vocabulary and
-// of the output pass.
+// unreadable explains an error on a name in the path.
 func (w *narWriter) unreadable(err error, name string) error {
-	if _, ok := errors.AsType[unix.Errno](err); !ok {
-		return err
-	}
-	if errors.Is(err, errOutput) {
-		return err
-	}
-	return unreadable(err, w.path.String()+": "+name)
+	return beneath.Unreadable(err, w.path.String()+": "+name)
 }

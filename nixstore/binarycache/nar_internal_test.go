@@ -8,12 +8,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/closured/closured/internal/beneath"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -138,26 +138,21 @@ func TestWhatChangesWhileItIsRead(t *testing.T) {
 	if err := unix.Mkfifo(dir+"/now/fifo", 0o644); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := openBeneath(unix.AT_FDCWD, ".", folderFlags)
+	fd, err := unix.Open(dir+"/now", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	closeFD(fd)
-	fd, err = unix.Open(dir+"/now", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeFD(fd)
-	for name, was := range map[string]child{
-		"a folder became a symlink": {"to-etc", unix.DT_DIR},
-		"a file became a symlink":   {"to-passwd", unix.DT_REG},
-		"a file became a FIFO":      {"fifo", unix.DT_REG},
-		"a folder became a file":    {"f", unix.DT_DIR},
-		"a file was collected":      {"gone", unix.DT_REG},
-		"a folder was collected":    {"gone", unix.DT_DIR},
-		"a symlink was collected":   {"gone", unix.DT_LNK},
-		"it leads out of the store": {"../../etc", unix.DT_DIR},
-		"it leads to the host":      {"/etc/passwd", unix.DT_REG},
+	defer beneath.Close(fd)
+	for name, was := range map[string]beneath.Entry{
+		"a folder became a symlink": {Name: "to-etc", Kind: unix.DT_DIR},
+		"a file became a symlink":   {Name: "to-passwd", Kind: unix.DT_REG},
+		"a file became a FIFO":      {Name: "fifo", Kind: unix.DT_REG},
+		"a folder became a file":    {Name: "f", Kind: unix.DT_DIR},
+		"a file was collected":      {Name: "gone", Kind: unix.DT_REG},
+		"a folder was collected":    {Name: "gone", Kind: unix.DT_DIR},
+		"a symlink was collected":   {Name: "gone", Kind: unix.DT_LNK},
+		"it leads out of the store": {Name: "../../etc", Kind: unix.DT_DIR},
+		"it leads to the host":      {Name: "/etc/passwd", Kind: unix.DT_REG},
 	} {
 		d, err := describe(infoOf(make([]byte, 1<<20)))
 		if err != nil {
@@ -177,23 +172,27 @@ func TestFoldersAreReadInBoundedMemory(t *testing.T) {
 	for i := range 2000 {
 		many[fmt.Sprintf("%0100d", i)] = file("")
 	}
-	fd, err := unix.Open(storeWith(t, folder(many))+"/"+examplePath.BaseName(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeFD(fd)
-	if _, _, err := readFolder(fd, make([]byte, scratchSize), 100<<10); !errors.Is(err, unix.E2BIG) {
-		t.Errorf("with too little room: %v", err)
-	}
-	if _, err := unix.Seek(fd, 0, io.SeekStart); err != nil {
-		t.Fatal(err)
-	}
-	all, used, err := readFolder(fd, make([]byte, scratchSize), namesMax)
-	if err != nil || len(all) != 2000 || used < 200<<10 {
-		t.Errorf("%d names in %d bytes, %v", len(all), used, err)
-	}
-	if !slices.IsSortedFunc(all, func(a, b child) int { return strings.Compare(a.name, b.name) }) {
-		t.Error("they are not sorted")
+	g := folder(map[string]thing{"in": folder(many), "then": folder(map[string]thing{"f": file("")})})
+	for _, room := range []int{100 << 10, 1 << 20} {
+		d, err := describe(infoOf(g.nar()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &narWriter{
+			out: newChecked(io.Discard, d, make([]byte, 64)), path: examplePath, room: room, scratch: make([]byte, scratchSize),
+		}
+		store, err := beneath.Root(storeWith(t, g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer beneath.Close(store)
+		err = errors.Join(w.strings("nix-archive-1"), w.node(t.Context(), store, beneath.Entry{Name: examplePath.BaseName(), Kind: unix.DT_DIR}))
+		if small := room < 2000*100; errors.Is(err, nixstore.ErrCorrupt) != small || err == nil == small {
+			t.Errorf("in %d bytes: %v", room, err)
+		}
+		if err == nil && w.room != room {
+			t.Errorf("of %d bytes %d are free at the end", room, w.room)
+		}
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/closured/closured/internal/beneath"
 )
 
 // headerCases are names, targets and sizes at the edges of what the fields hold.
@@ -110,17 +112,26 @@ func FuzzHeader(f *testing.F) {
 func TestChildrenAreSortedAsTheirNamesInTheArchive(t *testing.T) {
 	t.Parallel()
 	const dir, file = 4, 8 // DT_DIR, DT_REG
-	sorted := []child{{"a", file}, {"a-b", dir}, {"a-b", file}, {"a.b", file}, {"a", dir}, {"a0", file}, {"ab", dir}, {"b", file}}
-	name := func(c child) string {
-		if c.kind == dir {
-			return c.name + "/"
+	sorted := []beneath.Entry{
+		{Name: "a", Kind: file},
+		{Name: "a-b", Kind: dir},
+		{Name: "a-b", Kind: file},
+		{Name: "a.b", Kind: file},
+		{Name: "a", Kind: dir},
+		{Name: "a0", Kind: file},
+		{Name: "ab", Kind: dir},
+		{Name: "b", Kind: file},
+	}
+	name := func(c beneath.Entry) string {
+		if c.Kind == dir {
+			return c.Name + "/"
 		}
-		return c.name
+		return c.Name
 	}
 	for i, c := range sorted {
 		for j, d := range sorted {
 			want := strings.Compare(name(c), name(d))
-			if got := c.compare(d); (got < 0) != (want < 0) || (got > 0) != (want > 0) {
+			if got := compare(c, d); (got < 0) != (want < 0) || (got > 0) != (want > 0) {
 				t.Errorf("%v against %v (%d, %d): %d, want %d", c, d, i, j, got, want)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/closured/closured/internal/beneath"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -79,40 +80,38 @@ func (f *finder) step(at, name string) (next string, valid bool) {
 
 // look gives type and target of a name below the store; DT_UNKNOWN when it is missing.
 func (f *finder) look(name string) (kind byte, target string, err error) {
-	fd, err := openBeneath(f.store, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+	fd, err := beneath.Open(f.store, name, unix.O_PATH|unix.O_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENAMETOOLONG) {
 		return unix.DT_UNKNOWN, "", nil
 	}
 	if err != nil {
-		return 0, "", unreadable(err, nixstore.Dir+"/"+name)
+		return 0, "", beneath.Unreadable(err, nixstore.Dir+"/"+name)
 	}
-	defer closeFD(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return 0, "", unreadable(err, nixstore.Dir+"/"+name)
+	defer beneath.Close(fd)
+	info, err := beneath.StatFD(fd)
+	if err == nil && info.Kind == unix.DT_LNK {
+		target, err = beneath.ReadLink(fd, "", f.scratch)
 	}
-	if kind = kindOf(&st); kind == unix.DT_LNK {
-		if target, err = readLink(fd, "", f.scratch); err != nil {
-			return 0, "", unreadable(err, nixstore.Dir+"/"+name)
-		}
+	if err != nil {
+		return 0, "", beneath.Unreadable(err, nixstore.Dir+"/"+name)
 	}
-	return kind, target, nil
+	return info.Kind, target, nil
 }
 
 // children lists the folder at a logical path; nil when there is none.
-func (f *finder) children(logical string) ([]child, error) {
+func (f *finder) children(logical string) ([]beneath.Entry, error) {
 	at, ok, err := f.find(logical)
 	if err != nil || !ok || at.kind != unix.DT_DIR {
 		return nil, err
 	}
-	fd, err := openBeneath(f.store, at.name, folderFlags)
+	fd, err := beneath.Folder(f.store, at.name)
 	if err != nil {
-		return nil, unreadable(err, logical)
+		return nil, beneath.Unreadable(err, logical)
 	}
-	defer closeFD(fd)
+	defer beneath.Close(fd)
 	all, err := readFolder(fd, f.scratch)
 	if err != nil {
-		return nil, unreadable(err, logical)
+		return nil, beneath.Unreadable(err, logical)
 	}
 	return all, nil
 }

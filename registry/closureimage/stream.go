@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/closured/closured/internal/beneath"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -53,8 +54,8 @@ type stream struct {
 // folder is one that is being walked.
 type folder struct {
 	fd       int
-	children []child // still to come
-	base     int     // length of its name with the slash
+	children []beneath.Entry // still to come
+	base     int             // length of its name with the slash
 }
 
 // openStream opens the tar of items in a form, offset bytes after its beginning.
@@ -82,11 +83,11 @@ func openStream(ctx context.Context, storeDir string, form Form, items []item, o
 // Close releases all descriptors.
 func (s *stream) Close() error {
 	for _, f := range s.stack {
-		closeFD(f.fd)
+		beneath.Close(f.fd)
 	}
 	s.stack = nil
-	closeFD(s.file)
-	closeFD(s.store)
+	beneath.Close(s.file)
+	beneath.Close(s.store)
 	s.file, s.store, s.ended = -1, -1, true
 	return nil
 }
@@ -129,10 +130,7 @@ func (s *stream) some(p []byte) (int, error) {
 
 // data reads from the open file.
 func (s *stream) data(p []byte) (int, error) {
-	n, err := unix.Read(s.file, p[:min(int64(len(p)), s.left)])
-	if errors.Is(err, unix.EINTR) {
-		return 0, nil
-	}
+	n, err := beneath.Read(s.file, p[:min(int64(len(p)), s.left)])
 	if err != nil {
 		return 0, fmt.Errorf("reading %s: %w", nixstore.Quote(s.logical()), err)
 	}
@@ -141,7 +139,7 @@ func (s *stream) data(p []byte) (int, error) {
 			"%s became shorter while it was read", nixstore.Quote(s.logical()))
 	}
 	if s.left -= int64(n); s.left == 0 {
-		closeFD(s.file)
+		beneath.Close(s.file)
 		s.file = -1
 	}
 	return n, nil
@@ -163,14 +161,14 @@ func (s *stream) next() error {
 	}
 	top := &s.stack[len(s.stack)-1]
 	if len(top.children) == 0 {
-		closeFD(top.fd)
+		beneath.Close(top.fd)
 		s.stack = s.stack[:len(s.stack)-1]
 		return nil
 	}
 	c := top.children[0]
 	top.children = top.children[1:]
-	s.name = append(s.name[:top.base], c.name...)
-	s.count(narChild(len(c.name)))
+	s.name = append(s.name[:top.base], c.Name...)
+	s.count(narChild(len(c.Name)))
 	return s.enter(top.fd, c)
 }
 
@@ -188,35 +186,36 @@ func (s *stream) nextPath() error {
 	s.current, s.items = s.items[0], s.items[1:]
 	name := s.current.path.BaseName()
 	s.name = append(s.name[:s.base], name...)
-	var st unix.Stat_t
-	if err := unix.Fstatat(s.store, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return unreadable(err, s.logical())
+	info, err := beneath.Stat(s.store, name)
+	if err != nil {
+		return beneath.Unreadable(err, s.logical())
 	}
 	s.count(narStart)
-	return s.enter(s.store, child{name, kindOf(&st)})
+	return s.enter(s.store, beneath.Entry{Name: name, Kind: info.Kind})
 }
 
 // enter gives what stands at c in the folder dir.
-func (s *stream) enter(dir int, c child) error {
+func (s *stream) enter(dir int, c beneath.Entry) error {
 	var err error
-	switch c.kind {
+	switch c.Kind {
 	case unix.DT_DIR:
-		err = s.enterFolder(dir, c.name)
+		err = s.enterFolder(dir, c.Name)
 	case unix.DT_REG:
-		err = s.enterFile(dir, c.name)
+		err = s.enterFile(dir, c.Name)
 	case unix.DT_LNK:
 		var target string
-		if target, err = readLink(dir, c.name, s.scratch); err == nil {
+		if target, err = beneath.ReadLink(dir, c.Name, s.scratch); err == nil {
 			s.count(narLink(len(target)))
 			s.begin(entry{name: string(s.name), kind: typeLink, mode: linkMode, target: target})
 		}
 	default:
-		return wrongType(s.logical())
+		return nixstore.Fail(nixstore.ErrCorrupt, "repair the node's store",
+			"%s is neither a folder nor a file nor a symlink", nixstore.Quote(s.logical()))
 	}
 	if errors.Is(err, nixstore.ErrCorrupt) || err == nil {
 		return err
 	}
-	return unreadable(err, s.logical())
+	return beneath.Unreadable(err, s.logical())
 }
 
 func (s *stream) enterFolder(dir int, name string) error {
@@ -224,13 +223,13 @@ func (s *stream) enterFolder(dir int, name string) error {
 		return nixstore.Fail(nixstore.ErrInvalid, "use the closure in a volume",
 			"%s has folders deeper than %d", s.current.path, depthMax)
 	}
-	fd, err := openBeneath(dir, name, folderFlags)
+	fd, err := beneath.Folder(dir, name)
 	if err != nil {
 		return err
 	}
 	children, err := readFolder(fd, s.scratch)
 	if err != nil {
-		closeFD(fd)
+		beneath.Close(fd)
 		return err
 	}
 	s.count(narFolder)
@@ -243,33 +242,25 @@ func (s *stream) enterFolder(dir int, name string) error {
 // enterFile opens a file, or passes it by when the reader wants nothing of it.
 func (s *stream) enterFile(dir int, name string) error {
 	if s.skip > 0 {
-		var st unix.Stat_t
-		if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		info, err := beneath.Stat(dir, name)
+		if err != nil {
 			return err
 		}
-		if st.Mode&unix.S_IFMT != unix.S_IFREG {
-			return wrongType(s.logical())
+		if info.Kind != unix.DT_REG {
+			return beneath.ErrNotFile
 		}
-		if s.passBy(s.fileEntry(&st)) {
+		if s.passBy(s.fileEntry(info)) {
 			return nil
 		}
 	}
-	fd, err := openBeneath(dir, name, fileFlags)
+	fd, info, err := beneath.File(dir, name)
 	if err != nil {
 		return err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		closeFD(fd)
-		if err == nil {
-			err = wrongType(s.logical())
-		}
-		return err
-	}
-	e := s.fileEntry(&st)
+	e := s.fileEntry(info)
 	s.count(narFile(e.size, e.mode == programMode))
 	if e.size == 0 {
-		closeFD(fd)
+		beneath.Close(fd)
 		fd = -1
 	}
 	s.file = fd
@@ -277,9 +268,9 @@ func (s *stream) enterFile(dir int, name string) error {
 	return s.seek()
 }
 
-func (s *stream) fileEntry(st *unix.Stat_t) entry {
-	e := entry{name: string(s.name), kind: typeFile, mode: fileMode, size: st.Size}
-	if st.Mode&unix.S_IXUSR != 0 { // the bit that Nix looks at (libutil/archive.cc)
+func (s *stream) fileEntry(info beneath.Info) entry {
+	e := entry{name: string(s.name), kind: typeFile, mode: fileMode, size: info.Size}
+	if info.Program {
 		e.mode = programMode
 	}
 	return e
@@ -316,7 +307,7 @@ func (s *stream) seek() error {
 	n = min(s.skip, s.zeros)
 	s.zeros, s.skip = s.zeros-n, s.skip-n
 	if s.left == 0 {
-		closeFD(s.file)
+		beneath.Close(s.file)
 		s.file = -1
 	}
 	return nil

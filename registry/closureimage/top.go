@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/closured/closured/internal/beneath"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -55,7 +56,7 @@ func makeTop(storeDir string, spec Spec, c nixstore.Closure) (*top, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer closeFD(fd)
+		defer beneath.Close(fd)
 		if err := t.root(&finder{fd, c, make([]byte, scratchSize)}); err != nil {
 			return nil, err
 		}
@@ -91,9 +92,9 @@ func (t *top) root(f *finder) error {
 			return err
 		}
 		if linked {
-			t.link(c.name, f.closure.Root.String()+"/"+c.name)
+			t.link(c.Name, f.closure.Root.String()+"/"+c.Name)
 		}
-		if linked && c.name == "sbin" {
+		if linked && c.Name == "sbin" {
 			path = "/bin:/sbin"
 		}
 	}
@@ -107,14 +108,14 @@ func (t *top) root(f *finder) error {
 // linkable tells whether the image links a child of the root at /: folders, and
 // links to folders, as trees of several packages have them. Runtimes mount over
 // some names, and /etc is made otherwise.
-func (t *top) linkable(f *finder, c child) (bool, error) {
-	if slices.Contains([]string{"nix", "tmp", "proc", "sys", "dev", "etc"}, c.name) {
+func (t *top) linkable(f *finder, c beneath.Entry) (bool, error) {
+	if slices.Contains([]string{"nix", "tmp", "proc", "sys", "dev", "etc"}, c.Name) {
 		return false, nil
 	}
-	if c.kind != unix.DT_LNK {
-		return c.kind == unix.DT_DIR, nil
+	if c.Kind != unix.DT_LNK {
+		return c.Kind == unix.DT_DIR, nil
 	}
-	at, ok, err := f.find(f.closure.Root.String() + "/" + c.name)
+	at, ok, err := f.find(f.closure.Root.String() + "/" + c.Name)
 	return ok && at.kind == unix.DT_DIR, err
 }
 
@@ -129,8 +130,8 @@ func (t *top) etc(f *finder) error {
 	}
 	has := map[string]bool{}
 	for _, c := range children {
-		has[c.name] = true
-		t.link("etc/"+c.name, from+"/"+c.name)
+		has[c.Name] = true
+		t.link("etc/"+c.Name, from+"/"+c.Name)
 	}
 	for _, file := range []struct{ name, data string }{{"passwd", users}, {"group", groups}} {
 		if !has[file.name] {
