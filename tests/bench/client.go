@@ -59,15 +59,21 @@ func (c *client) ping(ctx context.Context) error {
 }
 
 func (c *client) manifest(ctx context.Context) (*v1.Manifest, error) {
+	body, err := c.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return v1.ParseManifest(bytes.NewReader(body))
+}
+
+// get gives the bytes of the manifest.
+func (c *client) get(ctx context.Context) ([]byte, error) {
 	res, err := c.do(ctx, http.MethodGet, c.base+"/manifests/latest")
 	if err != nil {
 		return nil, err
 	}
 	body, err := io.ReadAll(res.Body)
-	if err = errors.Join(err, res.Body.Close()); err != nil {
-		return nil, err
-	}
-	return v1.ParseManifest(bytes.NewReader(body))
+	return body, errors.Join(err, res.Body.Close())
 }
 
 func (c *client) head(ctx context.Context) error {

@@ -90,7 +90,7 @@ func (b *bench) coldManifests(ctx context.Context, root string, names []string, 
 		if err := c.ping(ctx); err != nil {
 			return err
 		}
-		if err := timed(&f.cold, func() error { _, err := c.manifest(ctx); return err }); err != nil {
+		if err := timed(&f.cold, func() error { _, err := c.get(ctx); return err }); err != nil {
 			return err
 		}
 		if err := timed(&f.plain, func() error { return hashAll(ctx, names) }); err != nil {
@@ -135,13 +135,13 @@ func (b *bench) knownManifests(ctx context.Context, root string, f *imageFigures
 		if err := c.ping(ctx); err != nil {
 			return err
 		}
-		if err := timed(&f.again, func() error { _, err := c.manifest(ctx); return err }); err != nil {
+		if err := timed(&f.again, func() error { _, err := c.get(ctx); return err }); err != nil {
 			return err
 		}
 	}
 	c := newClient(b.agent, root)
 	for range knownRounds {
-		if err := timed(&f.get, func() error { _, err := c.manifest(ctx); return err }); err != nil {
+		if err := timed(&f.get, func() error { _, err := c.get(ctx); return err }); err != nil {
 			return err
 		}
 		if err := timed(&f.head, func() error { return c.head(ctx) }); err != nil {
