@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/closured/closured/internal/beneath"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -119,7 +120,7 @@ func (m *Manager) kindOf(p *probed) Kind {
 
 // readLinkBeneath reads a symlink below dir, or gives "".
 func readLinkBeneath(dir int, path string) string {
-	fd, err := openBeneath(dir, path, unix.O_PATH|unix.O_NOFOLLOW)
+	fd, err := beneath.Open(dir, path, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
 		return ""
 	}
@@ -180,7 +181,7 @@ func (m *Manager) closureSize(p *probed, t *Target) (int64, error) {
 	if ok && h.view.narSize > 0 {
 		return h.view.narSize, nil
 	}
-	fd, err := openBeneath(p.fd, varName+"/"+manifestName, unix.O_RDONLY)
+	fd, err := beneath.Open(p.fd, varName+"/"+manifestName, unix.O_RDONLY)
 	if err != nil {
 		return 0, fmt.Errorf("opening closure.json: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/closured/closured/internal/beneath"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -24,9 +25,6 @@ type Target struct {
 	name   string // last element
 	parent int    // O_PATH descriptor of the folder that holds name
 }
-
-// resolveFlags keep a walk beneath its start and off all symlinks (openat2(2), Linux 5.6).
-const resolveFlags = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 
 // OpenTarget opens the folder above path beneath base, which is the operator's
 // word and may itself hold symlinks; an empty base is "/". Both are absolute and
@@ -47,7 +45,7 @@ func OpenTarget(base, path string) (*Target, error) {
 		return nil, targetError(path, fmt.Errorf("opening %s: %w", base, err))
 	}
 	defer closeFD(root)
-	parent, err := openBeneath(root, filepath.Dir(rel), unix.O_PATH|unix.O_DIRECTORY)
+	parent, err := beneath.Open(root, filepath.Dir(rel), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, targetError(path, err)
 	}
@@ -79,22 +77,6 @@ func below(base, path string) (string, error) {
 			"the target path %s is not below %s", nixstore.Quote(path), base)
 	}
 	return rel, nil
-}
-
-// openBeneath opens rel below dir. It tries again when a rename elsewhere made the
-// kernel unsure, which openat2(2) reports as EAGAIN.
-func openBeneath(dir int, rel string, flags uint64) (int, error) {
-	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolveFlags}
-	const attempts = 16
-	var err error
-	for range attempts {
-		var fd int
-		fd, err = unix.Openat2(dir, rel, &how)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			return fd, err
-		}
-	}
-	return -1, err
 }
 
 // targetError gives the meaning of an errno of walking to a target.
