@@ -10,17 +10,17 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/closured/closured/internal/httpserve"
 	"github.com/closured/closured/nixstore"
 )
 
 // The limits of one connection. There is none for writing: the handler gives each
 // piece of an answer its own.
 const (
-	headerLimit      = 10 * time.Second // for the header of a request
-	idleLimit        = 2 * time.Minute  // between two requests
-	headerBytes      = 16 << 10
-	connectionsMax   = 1024
-	defaultStopLimit = 5 * time.Second
+	headerLimit    = 10 * time.Second // for the header of a request
+	idleLimit      = 2 * time.Minute  // between two requests
+	headerBytes    = 16 << 10
+	connectionsMax = 1024
 )
 
 // ServerConfig says where to serve.
@@ -39,11 +39,8 @@ type ServerConfig struct {
 }
 
 // Server serves a handler to the node itself. It is made by Listen and runs once.
-type Server struct {
-	listener net.Listener
-	http     *http.Server
-	stop     time.Duration
-}
+// Clients whose requests are cut at its end resume a blob where it ended.
+type Server = httpserve.Server
 
 // Listen opens the address, so that clients can connect from now on; they are
 // answered once Run runs. A server that is never run must be closed. The registry
@@ -56,26 +53,19 @@ func Listen(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	if cfg.Handler == nil {
 		return nil, errors.New("serving the registry: no handler")
 	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.StopLimit == 0 {
-		cfg.StopLimit = defaultStopLimit
-	}
 	l, err := listenIn(ctx, cfg.Namespace, cfg.Address)
 	if err != nil {
 		return nil, fmt.Errorf("listening for image pulls: %w", err)
 	}
-	return &Server{
-		listener: newGate(l, connectionsMax), stop: cfg.StopLimit,
-		http: &http.Server{
+	return httpserve.New(httpserve.Config{
+		Name: "image pulls", Listener: newGate(l, connectionsMax), StopLimit: cfg.StopLimit, Log: cfg.Log,
+		HTTP: &http.Server{
 			Handler:           cfg.Handler,
 			ReadHeaderTimeout: headerLimit,
 			IdleTimeout:       idleLimit,
 			MaxHeaderBytes:    headerBytes,
-			ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 		},
-	}, nil
+	}), nil
 }
 
 // checkAddress refuses everything that could be reached from outside the node.
@@ -92,36 +82,6 @@ func checkAddress(address string) error {
 	if err != nil || !ip.Unmap().IsLoopback() {
 		return nixstore.Fail(nixstore.ErrInvalid, "use 127.0.0.1:5858, or another address of loopback",
 			"the registry's address %s is not one of loopback, and the registry must not be reached from outside the node", nixstore.Quote(address))
-	}
-	return nil
-}
-
-// Addr gives the address that is listened on.
-func (s *Server) Addr() net.Addr { return s.listener.Addr() }
-
-// Close gives the address free without having run.
-func (s *Server) Close() error { return errors.Join(s.http.Close(), s.listener.Close()) }
-
-// Run serves until ctx ends, then lets running requests finish for at most
-// ServerConfig.StopLimit, and cuts those that still run: clients resume a blob
-// where it ended. It gives nil when it was ended by ctx.
-func (s *Server) Run(ctx context.Context) error {
-	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(s.listener) }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serving image pulls on %s: %w", s.Addr(), err)
-	case <-ctx.Done():
-	}
-	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.stop)
-	defer cancel()
-	err := s.http.Shutdown(limited)
-	if err != nil {
-		err = s.http.Close()
-	}
-	<-served //nolint:errcheck // only waited for: it was told to end, with http.ErrServerClosed
-	if err != nil {
-		return fmt.Errorf("stopping to serve image pulls: %w", err)
 	}
 	return nil
 }

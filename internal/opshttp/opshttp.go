@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/closured/closured/internal/httpserve"
 	"github.com/closured/closured/internal/logkey"
 	"github.com/closured/closured/internal/redact"
 	"github.com/closured/closured/nixstore"
@@ -36,9 +37,6 @@ const (
 	headerBytes   = 16 << 10         // of a request's header
 	metricsAtOnce = 4                // scrapes at a time; each walks all collectors
 )
-
-// defaultStopLimit is how long requests may go on after the server was told to stop.
-const defaultStopLimit = 5 * time.Second
 
 // Config says what to serve.
 type Config struct {
@@ -55,12 +53,13 @@ type Config struct {
 	StopLimit time.Duration
 }
 
-// Server is the HTTP server. It is made by Listen and runs once.
-type Server struct {
-	cfg      Config
-	listener net.Listener
-	http     *http.Server
-	redact   *redact.Redactor
+// Server is the HTTP server, made by Listen. It runs once.
+type Server = httpserve.Server
+
+// pages answers requests.
+type pages struct {
+	cfg    Config
+	redact *redact.Redactor
 }
 
 // Listen checks cfg and opens its address, so that clients can connect from now
@@ -73,9 +72,6 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.StopLimit == 0 {
-		cfg.StopLimit = defaultStopLimit
-	}
 	if cfg.Gatherer == nil {
 		cfg.Gatherer = prometheus.NewRegistry()
 	}
@@ -86,74 +82,46 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the HTTP address: %w", err)
 	}
-	s := &Server{cfg: cfg, listener: listener, redact: redact.New()}
-	s.http = &http.Server{
-		Handler:           s.handler(),
-		ReadHeaderTimeout: headerLimit,
-		ReadTimeout:       readLimit,
-		WriteTimeout:      writeLimit,
-		IdleTimeout:       idleLimit,
-		MaxHeaderBytes:    headerBytes,
-		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
-	}
-	return s, nil
+	p := &pages{cfg, redact.New()}
+	return httpserve.New(httpserve.Config{
+		Name: "HTTP", Listener: listener, StopLimit: cfg.StopLimit, Log: cfg.Log,
+		HTTP: &http.Server{
+			Handler:           p.handler(),
+			ReadHeaderTimeout: headerLimit,
+			ReadTimeout:       readLimit,
+			WriteTimeout:      writeLimit,
+			IdleTimeout:       idleLimit,
+			MaxHeaderBytes:    headerBytes,
+		},
+	}), nil
 }
 
-// Addr gives the address that is listened on.
-func (s *Server) Addr() net.Addr { return s.listener.Addr() }
-
-// Close gives the address free without having run.
-func (s *Server) Close() error { return s.http.Close() }
-
-// Run serves until ctx ends, then lets running requests finish for at most
-// Config.StopLimit. It gives nil when it was ended by ctx.
-func (s *Server) Run(ctx context.Context) error {
-	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(s.listener) }()
-	select {
-	case err := <-served:
-		return fmt.Errorf("serving HTTP on %s: %w", s.Addr(), err)
-	case <-ctx.Done():
-	}
-	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.StopLimit)
-	defer cancel()
-	err := s.http.Shutdown(limited)
-	if err != nil {
-		err = s.http.Close() // what still runs after the limit is cut
-	}
-	<-served //nolint:errcheck // only waited for: it was told to end, with http.ErrServerClosed
-	if err != nil {
-		return fmt.Errorf("stopping HTTP on %s: %w", s.Addr(), err)
-	}
-	return nil
-}
-
-func (s *Server) handler() http.Handler {
+func (p *pages) handler() http.Handler {
 	mux := http.NewServeMux()
-	metrics := promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{
+	metrics := promhttp.HandlerFor(p.cfg.Gatherer, promhttp.HandlerOpts{
 		// One broken collector must not hide the others.
 		ErrorHandling:       promhttp.ContinueOnError,
-		ErrorLog:            slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
+		ErrorLog:            slog.NewLogLogger(p.cfg.Log.Handler(), slog.LevelWarn),
 		MaxRequestsInFlight: metricsAtOnce,
 		EnableOpenMetrics:   true,
 	})
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, nil) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.cfg.Ready()) })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { p.answer(w, nil) })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { p.answer(w, p.cfg.Ready()) })
 	mux.Handle("GET /metrics", metrics)
 	return mux
 }
 
 // answer says "ok", or 503 and why not.
-func (s *Server) answer(w http.ResponseWriter, problem error) {
+func (p *pages) answer(w http.ResponseWriter, problem error) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	text := "ok\n"
 	if problem != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
-		text = "not ready: " + s.redact.Error(problem) + "\n"
+		text = "not ready: " + p.redact.Error(problem) + "\n"
 	}
 	if _, err := io.WriteString(w, text); err != nil && !errors.Is(err, http.ErrBodyNotAllowed) {
-		s.cfg.Log.Debug("a probe left before its answer", slog.String(logkey.Error, err.Error()))
+		p.cfg.Log.Debug("a probe left before its answer", slog.String(logkey.Error, err.Error()))
 	}
 }
