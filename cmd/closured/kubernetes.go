@@ -10,6 +10,7 @@ import (
 	"github.com/closured/closured/driver"
 	"github.com/closured/closured/internal/kube"
 	"github.com/closured/closured/internal/logkey"
+	"github.com/closured/closured/internal/niximages"
 )
 
 // cluster is the API server and what is done with it; the zero value is none.
@@ -17,6 +18,7 @@ type cluster struct {
 	client   *kube.Client
 	recorder *kube.Recorder
 	taint    *kube.Untainter // nil without --startup-taint
+	images   *niximages.Images
 }
 
 // errNotRegistered keeps the start-up taint on the node.
@@ -33,7 +35,7 @@ func (a *agent) openKubernetes(context.Context) error {
 	case a.cfg.kubeconfig != "":
 		return err
 	case errors.Is(err, kube.ErrNoCluster):
-		log.Info("there is no Kubernetes: no events, and pods say hostUsers themselves")
+		log.Info("there is no Kubernetes: no events, no images by name, and pods say hostUsers themselves")
 		return nil
 	default:
 		log.Error("going on without Kubernetes", slog.String(logkey.Error, err.Error()))
@@ -41,6 +43,10 @@ func (a *agent) openKubernetes(context.Context) error {
 	}
 	a.cluster.client = client
 	a.cluster.recorder, err = kube.NewRecorder(kube.RecorderConfig{Client: client, Node: a.cfg.nodeName, Log: log})
+	if err != nil {
+		return err
+	}
+	a.cluster.images, err = niximages.New(niximages.Config{API: client.NixImages(), Log: a.component("niximages")})
 	if err != nil || a.cfg.startupTaint == "" {
 		return err
 	}
@@ -63,6 +69,9 @@ func (c cluster) parts() []func(context.Context) error {
 	var parts []func(context.Context) error
 	if c.recorder != nil {
 		parts = append(parts, c.recorder.Run)
+	}
+	if c.images != nil {
+		parts = append(parts, c.images.Run)
 	}
 	if c.taint != nil {
 		parts = append(parts, c.taint.Run)

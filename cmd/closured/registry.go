@@ -38,7 +38,7 @@ func (a *agent) openRegistry(ctx context.Context) error {
 		return err
 	}
 	a.images.registry, err = registry.New(registry.Config{
-		Provider: a.provider, Pins: a.pins, Images: builder, Policy: pullPolicy{a.rules},
+		Provider: a.provider, Pins: a.pins, Images: builder, Policy: pullPolicy{a.rules}, Named: a.cluster.named(),
 		Finder: a.store, Flights: a.provider, Host: a.cfg.registry.host, Keep: a.cfg.registry.keep,
 		Log: a.component("registry"), Registerer: a.metrics,
 	})

@@ -97,7 +97,7 @@ func findKubelet(dir string) error {
 // assemble makes the parts from left to right of the import order.
 func (a *agent) assemble(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.openStore, a.openViews, a.openProvider, a.openKubernetes, a.openDriver, a.openServers, a.openRegistry,
+		a.openStore, a.openViews, a.openKubernetes, a.openProvider, a.openDriver, a.openServers, a.openRegistry,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -147,7 +147,7 @@ func (a *agent) openProvider(context.Context) (err error) {
 		return err
 	}
 	a.provider, err = provide.New(provide.Config{
-		Store: a.store, Pins: a.pins, Evaluator: evaluator, Log: a.component("provide"),
+		Store: a.store, Pins: a.pins, Evaluator: evaluator, Images: a.cluster.imageSource(), Log: a.component("provide"),
 	})
 	return err
 }

@@ -41,6 +41,7 @@ type Config struct {
 type Client struct {
 	events rest.Interface // with a limit of its own, so that events delay nothing else
 	others rest.Interface
+	images rest.Interface // of NixImages, another API group
 }
 
 // Open makes a client. It reads files, and asks nobody: an API server that is
@@ -95,7 +96,11 @@ func newClient(config *rest.Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{events: events, others: others}, nil
+	images, err := imagesClient(config, transport)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{events: events, others: others, images: images}, nil
 }
 
 // restClient makes a client with a rate of its own; negative: unlimited.

@@ -1,14 +1,17 @@
 // Package kube is what the agent asks and tells a Kubernetes API server: events
-// on pods, whether a pod has a user namespace, and the node's start-up taint.
+// on pods, whether a pod has a user namespace, the node's start-up taint, and
+// NixImages.
 //
 // All of it is help, and nothing depends on it: no publish waits for an answer
 // longer than a moment, and with the API server away pods start as they do
-// without one. There are no watches, informers or caches. It is no controller,
-// and writes nothing but events and the taints of its own node.
+// without one. There are no informers or caches, and the one watch, of NixImages,
+// belongs to whoever asks for it. It is no controller, and writes nothing but
+// events and the taints of its own node.
 //
-// It speaks through client-go's REST client with a scheme that knows core/v1
-// alone. The generated clients bring the types of all API groups with them: 19 MB
-// of program and 9 MiB of resident memory on every node, measured with 0.37.
+// It speaks through client-go's REST client with schemes that know core/v1 and
+// closured.dev/v1alpha1 alone. The generated clients bring the types of all API
+// groups with them: 19 MB of program and 9 MiB of resident memory on every node,
+// measured with 0.37.
 //
 // # Events
 //
