@@ -127,7 +127,7 @@ func timeToReady(t *testing.T, pod *corev1.Pod) (time.Duration, *corev1.Pod) {
 	defer watch.Stop()
 	begin := time.Now()
 	made := create(t, pod)
-	limit := time.After(time.Minute)
+	limit := time.After(3 * time.Minute)
 	for {
 		select {
 		case event, open := <-watch.ResultChan():

@@ -177,11 +177,17 @@ func events(pod *corev1.Pod) []string {
 // and gives it.
 func failedMount(t *testing.T, pod *corev1.Pod, limit time.Duration, words ...string) string {
 	t.Helper()
+	return event(t, pod, limit, append([]string{"FailedMount"}, words...)...)
+}
+
+// event waits for an event of the pod that holds all the words, and gives it.
+func event(t *testing.T, pod *corev1.Pod, limit time.Duration, words ...string) string {
+	t.Helper()
 	var found string
-	err := wait(t.Context(), limit, "a FailedMount event with "+strings.Join(words, ", "), func() error {
+	err := wait(t.Context(), limit, "an event with "+strings.Join(words, ", "), func() error {
 		lines := events(pod)
 		for _, line := range lines {
-			if strings.Contains(line, "FailedMount") && containsAll(line, words) {
+			if containsAll(line, words) {
 				found = line
 				return nil
 			}
