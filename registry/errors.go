@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -139,15 +140,20 @@ func errorBody(a answer, err error) any {
 
 // writeJSON answers with v, of a type that JSON can write.
 func writeJSON(w http.ResponseWriter, status int, mediaType string, v any) {
-	body, err := json.Marshal(v)
-	if err != nil {
-		status, body = http.StatusInternalServerError, []byte(`{"errors":[{"code":"UNKNOWN","message":"internal error"}]}`)
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false) // people read it in terminals and events
+	if err := enc.Encode(v); err != nil {
+		body.Reset()
+		body.WriteString(`{"errors":[{"code":"UNKNOWN","message":"internal error"}]}`)
+		status = http.StatusInternalServerError
 	}
+	text := bytes.TrimSuffix(body.Bytes(), []byte("\n"))
 	h := w.Header()
 	h.Set("Content-Type", mediaType)
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // to HEAD nothing is sent; a client that is gone needs nothing
+	_, _ = w.Write(text) // to HEAD nothing is sent; a client that is gone needs nothing
 }
 
 // message gives what a client reads: the words of the failure. An error that
