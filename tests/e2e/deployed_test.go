@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,6 +70,9 @@ func TestUninstall(t *testing.T) {
 	remove(t, pods...)
 	requireClean(t)
 
+	if text := read(t, hostsFile); !strings.Contains(text, registryAt) {
+		t.Errorf("%s says %q", hostsFile, text)
+	}
 	uninstall(t)
 	overlay := filepath.Join("deploy", "cleanup")
 	must(t, "apply", "-k", overlay)
@@ -78,6 +82,9 @@ func TestUninstall(t *testing.T) {
 		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 			t.Errorf("in %s is left %v (%v)", dir, entries, err)
 		}
+	}
+	if _, err := os.Lstat(filepath.Dir(hostsFile)); !os.IsNotExist(err) {
+		t.Errorf("containerd still has %s (%v)", filepath.Dir(hostsFile), err)
 	}
 	if sockets, err := filepath.Glob(filepath.Join(kubeletDir, "plugins_registry", "*")); err != nil || len(sockets) > 0 {
 		t.Errorf("kubelet's folder has %q (%v)", sockets, err)
