@@ -107,7 +107,7 @@ func requireNoRelease(t *testing.T) {
 	selector := "app.kubernetes.io/managed-by=Helm,app.kubernetes.io/instance=closured"
 	err := wait(t.Context(), time.Minute, "the end of the release", func() error {
 		out, err := kubectl(t.Context(), "", "get", strings.Join(kinds, ","), "-A", "--ignore-not-found", "-o", "name", "-l", selector)
-		for _, line := range strings.Split(out, "\n") {
+		for line := range strings.SplitSeq(out, "\n") {
 			if strings.Contains(line, "/") && !strings.HasPrefix(line, "Warning:") {
 				err = errors.Join(err, fmt.Errorf("there is %s", line))
 			}

@@ -153,13 +153,23 @@ func TestHostileAttributes(t *testing.T) {
 	before := mustPIDs(t)
 	var pods []*corev1.Pod
 	for i, a := range []attributes{
-		{"packages": "--option sandbox false"}, {"packages": "one; touch /tmp/owned"}, {"packages": "$(touch /tmp/owned)"},
-		{"packages": "../../../etc"}, {"packages": `one" + builtins.readFile "/etc/shadow`}, {"packages": "one\n\x1b[31mnext: run rm -rf /"},
-		{"packages": ""}, {"packages": strings.Repeat("one ", 75<<10)},
-		{"storePath": "/etc"}, {"storePath": "/nix/store/../../etc/passwd"}, {"storePath": "/nix/store"},
-		{"storePath": "/nix/store/00000000000000000000000000000000-x/../../../etc"}, {"storePath": "-K"},
-		{"packages": "one", "writable": "perhaps"}, {"packages": "one", "writable": "true", "sizeLimit": "-1"},
-		{"packages": "one", "writable": "true", "sizeLimit": "8Ei"}, {"packages": "one", "hostUsers": "no"},
+		{"packages": "--option sandbox false"},
+		{"packages": "one; touch /tmp/owned"},
+		{"packages": "$(touch /tmp/owned)"},
+		{"packages": "../../../etc"},
+		{"packages": `one" + builtins.readFile "/etc/shadow`},
+		{"packages": "one\n\x1b[31mnext: run rm -rf /"},
+		{"packages": ""},
+		{"packages": strings.Repeat("one ", 75<<10)},
+		{"storePath": "/etc"},
+		{"storePath": "/nix/store/../../etc/passwd"},
+		{"storePath": "/nix/store"},
+		{"storePath": "/nix/store/00000000000000000000000000000000-x/../../../etc"},
+		{"storePath": "-K"},
+		{"packages": "one", "writable": "perhaps"},
+		{"packages": "one", "writable": "true", "sizeLimit": "-1"},
+		{"packages": "one", "writable": "true", "sizeLimit": "8Ei"},
+		{"packages": "one", "hostUsers": "no"},
 	} {
 		pods = append(pods, create(t, newPod(plain, fmt.Sprintf("hostile-%d", i), a)))
 	}

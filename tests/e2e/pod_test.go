@@ -130,8 +130,10 @@ func remove(t *testing.T, pods ...*corev1.Pod) {
 
 // kubectl runs kubectl and gives what it prints on both streams.
 func kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
-	args = append([]string{"kubectl", "--kubeconfig", filepath.Join(w.dir, "pki", "admin.kubeconfig"),
-		"--cache-dir", filepath.Join(w.dir, "run", "kubectl")}, args...)
+	args = append([]string{
+		"kubectl", "--kubeconfig", filepath.Join(w.dir, "pki", "admin.kubeconfig"),
+		"--cache-dir", filepath.Join(w.dir, "run", "kubectl"),
+	}, args...)
 	cmd := exec.CommandContext(ctx, filepath.Join(w.dir, "bin", "kube"), args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()

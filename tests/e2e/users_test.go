@@ -43,7 +43,8 @@ func TestUsers(t *testing.T) {
 				t.Errorf("the pod runs as %s, want %s", id, test.id)
 			}
 			for _, command := range [][]string{
-				{bin + "touch", "/nix/store/new"}, {bin + "touch", rootOf(t, pod) + "/share/name"},
+				{bin + "touch", "/nix/store/new"},
+				{bin + "touch", rootOf(t, pod) + "/share/name"},
 				{bin + "mount", "-o", "remount,rw", "/nix"},
 			} {
 				if out, err := try(t, pod, "", command...); err == nil {
