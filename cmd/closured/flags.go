@@ -41,6 +41,7 @@ type config struct {
 	evalMemory   size
 	evalTimeout  time.Duration
 	registry     registryFlags
+	cache        cacheFlags
 	logLevel     slog.Level
 	version      bool
 }
@@ -102,6 +103,7 @@ func parseFlags(args []string, nodeName string, out io.Writer) (config, error) {
 	fs.Var(&c.evalMemory, "eval-memory", "address space of one evaluation, a `size` such as 2Gi")
 	fs.DurationVar(&c.evalTimeout, "eval-timeout", time.Minute, "an evaluation that takes longer is ended")
 	c.registry.define(fs)
+	c.cache.define(fs)
 	fs.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "lowest `level` to log: debug, info, warn or error")
 	fs.BoolVar(&c.version, "version", false, "print the version and exit")
 	fs.Lookup("eval-timeout").DefValue = "1m" // as people write them
@@ -121,7 +123,7 @@ func (c config) complete() (config, error) {
 	if c.storeRoot == "" {
 		c.storeRoot = c.stateDir
 	}
-	problems := c.registry.problems()
+	problems := append(c.registry.problems(), c.cache.problems()...)
 	for _, f := range []struct{ name, value string }{
 		{"state-dir", c.stateDir},
 		{"store-root", c.storeRoot},
@@ -130,6 +132,7 @@ func (c config) complete() (config, error) {
 		{"kubeconfig", c.kubeconfig},
 		{"registry-netns", c.registry.netns},
 		{"containerd-certs-dir", c.registry.certsDir},
+		{"cache-key-file", c.cache.keyFile},
 	} {
 		if f.value != "" && (!filepath.IsAbs(f.value) || filepath.Clean(f.value) != f.value) {
 			problems = append(problems, fmt.Errorf("--%s %q: give an absolute path without .. and double slashes", f.name, f.value))

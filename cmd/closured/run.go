@@ -50,6 +50,8 @@ type agent struct {
 	cluster  cluster
 	images   images
 	metrics  *prometheus.Registry
+
+	neighbours neighbours
 }
 
 // run owns the state directory, puts the agent together, and serves until ctx ends.
@@ -97,7 +99,8 @@ func findKubelet(dir string) error {
 // assemble makes the parts from left to right of the import order.
 func (a *agent) assemble(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.openStore, a.openViews, a.openKubernetes, a.openProvider, a.openDriver, a.openServers, a.openRegistry,
+		a.readCacheKeys, a.openStore, a.openViews, a.openKubernetes, a.openPeers, a.openProvider, a.openDriver,
+		a.openServers, a.openRegistry, a.openCache,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -110,7 +113,7 @@ func (a *agent) assemble(ctx context.Context) error {
 func (a *agent) openStore(ctx context.Context) (err error) {
 	a.store, err = nixcli.Open(ctx, nixcli.Config{
 		StateDir: a.cfg.stateDir, StoreRoot: a.cfg.storeRoot, DaemonSocket: a.cfg.daemon,
-		Substituters: a.cfg.substituter, TrustedPublicKeys: a.cfg.trustedKey, Options: a.cfg.nixOptions(),
+		Substituters: a.cfg.substituter, TrustedPublicKeys: a.cfg.trustedKey, Options: a.daemonOptions(),
 		Log: a.component("store"),
 	})
 	if err != nil {
@@ -147,7 +150,8 @@ func (a *agent) openProvider(context.Context) (err error) {
 		return err
 	}
 	a.provider, err = provide.New(provide.Config{
-		Store: a.store, Pins: a.pins, Evaluator: evaluator, Images: a.cluster.imageSource(), Log: a.component("provide"),
+		Store: a.store, Pins: a.pins, Evaluator: evaluator, Images: a.cluster.imageSource(),
+		Peers: a.neighbours.substituters(), Log: a.component("provide"),
 	})
 	return err
 }
@@ -200,6 +204,7 @@ func (a *agent) serve(ctx context.Context) error {
 	parts := []func(context.Context) error{a.store.Run, a.daemon.Run, a.views.Run, a.server.Run}
 	parts = append(parts, a.cluster.parts()...)
 	parts = append(parts, a.images.parts()...)
+	parts = append(parts, a.neighbours.parts()...)
 	if a.policy != nil {
 		parts = append(parts, a.policy.Run)
 	}
@@ -215,6 +220,7 @@ func (a *agent) serve(ctx context.Context) error {
 // close lets go of what assemble made, whatever of it there is. Volumes stay mounted.
 func (a *agent) close() {
 	a.images.close()
+	a.neighbours.close()
 	if a.provider != nil {
 		a.provider.Close()
 	}

@@ -37,6 +37,10 @@ type Config struct {
 	// Images resolves <namespace>/<name> of an image to its source, which is no
 	// image itself; nil: images are refused.
 	Images func(ctx context.Context, name string) (nixstore.Source, error)
+	// Peers gives binary caches that may have what is to be realised, besides those
+	// that the store knows (nixstore.RealiseOptions.Substituters); it is quick, and
+	// its failures are its own. nil: there are none.
+	Peers func(ctx context.Context, paths []nixstore.StorePath) []string
 	// Log gets what goes wrong beside an answer. nil: discarded.
 	Log *slog.Logger
 	// Grace is how long work goes on when nobody needs it any more. Default 30 s.

@@ -173,7 +173,11 @@ func (p *Provider) realise(ctx context.Context, l *lease, outs []nixstore.Output
 	f := p.realisations.Join(ctx, realisationKey(outs, build), l.key,
 		func(ctx context.Context, report func(nixstore.Progress)) (struct{}, error) {
 			p.counts.realisations.Add(1)
-			return struct{}{}, p.cfg.Store.Realise(ctx, outs, nixstore.RealiseOptions{Build: build, Progress: report})
+			opts := nixstore.RealiseOptions{Build: build, Progress: report}
+			if p.cfg.Peers != nil {
+				opts.Substituters = p.cfg.Peers(ctx, paths(outs))
+			}
+			return struct{}{}, p.cfg.Store.Realise(ctx, outs, opts)
 		})
 	defer p.realisations.Leave(l.key)
 	p.mu.Lock()

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/closured/closured/nixstore"
+	"github.com/closured/closured/nixstore/binarycache"
+)
+
+// pods are the agents' pods, by node.
+type pods map[string][]string
+
+func (p pods) PodIPs(_ context.Context, namespace, selector, node string) ([]string, error) {
+	if namespace != "closured-system" || selector != "a=b" {
+		return nil, errors.New("other pods are meant")
+	}
+	ips, ok := p[node]
+	if !ok {
+		return nil, errors.New("the API server does not answer")
+	}
+	return ips, nil
+}
+
+func cacheKey(t *testing.T) binarycache.SecretKey {
+	t.Helper()
+	key, err := binarycache.GenerateKey("test-1")
+	check(t, err)
+	return key
+}
+
+func TestPeersAreTheNodesThatHaveTheClosure(t *testing.T) {
+	t.Parallel()
+	one := nixstore.MustParseStorePath("/nix/store/1rz4g4znpzjwh1xymhjpm42vipw92pr7-one")
+	two := nixstore.MustParseStorePath("/nix/store/1rz4g4znpzjwh1xymhjpm42vipw92pr7-two")
+	none := nixstore.MustParseStorePath("/nix/store/1rz4g4znpzjwh1xymhjpm42vipw92pr7-none")
+	var log bytes.Buffer
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	p := &peers{
+		nodes: func(root nixstore.StorePath) []string {
+			return map[nixstore.StorePath][]string{one: {"gone", "node-a", "own"}, two: {"node-b"}}[root]
+		},
+		pods: pods{"node-a": {"10.0.0.1"}, "node-b": {"fd00::2"}, "own": {"10.0.0.9"}}, namespace: "closured-system", labels: "a=b", port: "5859",
+		own: "own", log: slog.New(slog.NewTextHandler(&log, nil)), netrc: binarycache.Netrc{Path: netrc, Key: cacheKey(t)},
+	}
+	for root, want := range map[nixstore.StorePath]string{one: "http://10.0.0.1:5859", two: "http://[fd00::2]:5859", none: ""} {
+		got := p.substituters(t.Context(), []nixstore.StorePath{root})
+		if want == "" && got != nil || want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], want)) {
+			t.Errorf("%s is asked of %q", root, got)
+		}
+	}
+	text, err := os.ReadFile(netrc)
+	check(t, err)
+	for _, want := range []string{"machine 10.0.0.1\n", "machine fd00::2\n"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("netrc lacks %q", want)
+		}
+	}
+	if strings.Contains(string(text), "10.0.0.9") || !strings.Contains(log.String(), "node=gone") {
+		t.Errorf("netrc or log are wrong: %s", log.String())
+	}
+}
+
+func TestCacheFlags(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ args, want string }{
+		"nothing":                {"", ""},
+		"all":                    {"--cache-address=:5859 --cache-key-file=/k --cache-peers=ns/app.kubernetes.io/name=closured,a=b", ""},
+		"no peers":               {"--cache-address=10.0.0.1:5859 --cache-key-file=/k", ""},
+		"an address without key": {"--cache-address=:5859", "give both"},
+		"a key without address":  {"--cache-key-file=/k", "give both"},
+		"no port":                {"--cache-address=here --cache-key-file=/k", "host:port"},
+		"a relative key":         {"--cache-address=:1 --cache-key-file=k", "absolute"},
+		"peers without cache":    {"--cache-peers=ns/a=b", "--cache-address"},
+		"peers without labels":   {"--cache-address=:1 --cache-key-file=/k --cache-peers=ns", "namespace/label"},
+	} {
+		_, err := parseFlags(strings.Fields(tt.args), "node-a", io.Discard)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTheDaemonBelievesTheInstallation(t *testing.T) {
+	t.Parallel()
+	old, now := cacheKey(t), cacheKey(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "key")
+	check(t, os.WriteFile(file, []byte(now.Secret()+"\n\n"+old.Secret()+"\n"), 0o600))
+	theirs := filepath.Join(dir, "theirs")
+	check(t, os.WriteFile(theirs, []byte("machine theirs\n"), 0o600))
+	a := &agent{log: slog.New(slog.DiscardHandler), cfg: config{
+		stateDir: dir, cache: cacheFlags{address: ":0", keyFile: file}, nixOption: list{"netrc-file=" + theirs, "extra-trusted-public-keys=a:b"},
+	}}
+	check(t, a.readCacheKeys(t.Context()))
+	check(t, a.openPeers(t.Context()))
+	options := a.daemonOptions()
+	if keys := strings.Fields(options["extra-trusted-public-keys"]); len(keys) != 3 || keys[0] != "a:b" || keys[1] != now.Public() || keys[2] != old.Public() {
+		t.Errorf("the keys are %q", keys)
+	}
+	text, err := os.ReadFile(options["netrc-file"])
+	check(t, err)
+	if options["netrc-file"] == theirs || !strings.Contains(string(text), "machine theirs") {
+		t.Errorf("netrc is %s: %q", options["netrc-file"], text)
+	}
+	if a.neighbours.substituters() != nil {
+		t.Error("somebody is asked without a cluster")
+	}
+	for name, text := range map[string]string{"nothing": "\n", "no key": "secret words"} {
+		check(t, os.WriteFile(file, []byte(text), 0o600))
+		err := (&agent{cfg: a.cfg}).readCacheKeys(t.Context())
+		if err == nil || strings.Contains(err.Error(), "secret words") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if options := (&agent{}).daemonOptions(); len(options) > 0 {
+		t.Errorf("without a cache the options are %q", options)
+	}
+}
