@@ -36,9 +36,18 @@ func TestNothingButTheNode(t *testing.T) {
 		}
 		restart(t)
 	})
-	crash(t, "apiserver")
-	if _, err := w.kube.Discovery().ServerVersion(); err == nil {
-		t.Fatal("the API server answers")
+	// It is no process of the node.
+	if err := os.WriteFile(filepath.Join(w.dir, "run", "kill"), []byte("apiserver\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	err = wait(t.Context(), 30*time.Second, "the end of the API server", func() error {
+		if _, err := w.kube.Discovery().ServerVersion(); err == nil {
+			return errors.New("it answers")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 
 	if err := kill(t.Context()); err != nil {
@@ -56,7 +65,7 @@ func TestNothingButTheNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	requireReadable(t, pods)
-	crash(t, "kubelet")
+	crashKubelet(t)
 	requireReadable(t, pods)
 	requireMounts(t, len(pods))
 
@@ -69,18 +78,17 @@ func TestNothingButTheNode(t *testing.T) {
 	remove(t, append(pods, start(t, newPod(plain, "alone-after", attributes{"packages": "one"})))...)
 }
 
-// crash ends a process of the cluster by SIGKILL, which comes back by itself
-// unless it is held.
-func crash(t *testing.T, name string) {
+// crashKubelet ends kubelet by SIGKILL. It comes back by itself.
+func crashKubelet(t *testing.T) {
 	t.Helper()
-	pid, err := strconv.Atoi(read(t, filepath.Join(w.dir, "run", name+".pid")))
+	pid, err := strconv.Atoi(read(t, filepath.Join(w.dir, "run", "kubelet.pid")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	err = wait(t.Context(), 20*time.Second, "the end of "+name, func() error {
+	err = wait(t.Context(), 20*time.Second, "the end of kubelet", func() error {
 		if err := syscall.Kill(pid, 0); err == nil {
 			return fmt.Errorf("process %d is there", pid)
 		}
