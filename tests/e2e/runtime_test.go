@@ -73,7 +73,7 @@ func command(t *testing.T, program string, args ...string) string {
 }
 
 // TestOtherClients: ctr, which is no kubelet, pulls by the host's name and by the
-// registry's address, and runs what it pulled; skopeo copies it, where it is.
+// registry's address, and runs what it pulled; skopeo copies it and buildah runs it, where they are.
 func TestOtherClients(t *testing.T) {
 	deployed(t)
 	const name, byAddress, namespace = imageHost + "pkgs/one:latest", registryAt + "/pkgs/one:latest", "closured-e2e"
@@ -106,6 +106,21 @@ func TestOtherClients(t *testing.T) {
 		if files, err := os.ReadDir(dir); err != nil || len(files) < 4 {
 			t.Errorf("skopeo copied %v (%v)", files, err)
 		}
+	})
+	t.Run("buildah", func(t *testing.T) {
+		program, err := exec.LookPath("buildah")
+		if err != nil {
+			t.Skip("it is not installed")
+		}
+		dir := t.TempDir()
+		buildah := func(args ...string) string {
+			return command(t, program, append([]string{"--root", dir + "/root", "--runroot", dir + "/run", "--storage-driver", "vfs"}, args...)...)
+		}
+		buildah("from", "--quiet", "--tls-verify=false", "--name", "e2e", "docker://"+byAddress)
+		if says := buildah("run", "--isolation", "chroot", "e2e", "/bin/cat", "/share/name"); says != "one" {
+			t.Errorf("the container says %q", says)
+		}
+		buildah("rm", "e2e")
 	})
 }
 
