@@ -129,7 +129,7 @@ func TestRequestsThatDoNotEndAreCut(t *testing.T) {
 	}()
 	<-entered
 	if err := stop(); err != nil {
-		t.Errorf("Run gives %v", err)
+		t.Fatalf("Run gives %v", err)
 	}
 	if err := <-answered; err == nil {
 		t.Error("a request that was cut got an answer")
