@@ -61,6 +61,7 @@ func TestEqualConfigsAreKeptOnce(t *testing.T) {
 func FuzzObject(f *testing.F) {
 	f.Add(`{"spec": {"tag": "v1"}, "status": {"images": [{"system": "x86_64-linux", "storePath": "/nix/store/1rz4g4znpzjwh1xymhjpm42vipw92pr7-a"}]}}`)
 	f.Add(`{"status": {"conditions": [{"type": "Stalled", "status": "True", "reason": "A", "message": "b\nc"}]}}`)
+	f.Add(`{"status": {"images": [{"system": "x86_64-linux", "storePath": "/nix/store/1rz4g4znpzjwh1xymhjpm42vipw92pr7-a.drv"}]}}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		n := &v1alpha1.NixImage{}
 		if json.Unmarshal([]byte(text), n) != nil {

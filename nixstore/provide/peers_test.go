@@ -60,6 +60,9 @@ func TestPeersAreAskedForWhatIsMissing(t *testing.T) {
 	if !errors.Is(err, nixstore.ErrNotFound) {
 		t.Errorf("what nobody has: %v", err)
 	}
+	if len(calls) != 1 || len(store.substituters) != 1 {
+		t.Fatalf("peers were asked %d times, and the store %d times", len(calls), len(store.substituters))
+	}
 	if paths := <-calls; !slices.Equal(paths, []nixstore.StorePath{missing}) {
 		t.Errorf("peers were asked for %v", paths)
 	}
