@@ -122,7 +122,7 @@ func (r *Registry) manifest(w *recorder, req *http.Request, n name, t route) err
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	h.Set("Content-Type", mediaTypeManifest)
+	h.Set("Content-Type", m.mediaType)
 	h.Set("Content-Length", strconv.Itoa(len(m.body)))
 	w.WriteHeader(http.StatusOK)
 	return r.send(w, req, m.body)
@@ -148,7 +148,7 @@ func (r *Registry) findManifest(ctx context.Context, n name, t route) (m manifes
 		return manifest{}, err
 	}
 	if !t.isDigest() {
-		return c.own, nil
+		return c.tagged(), nil
 	}
 	m, _ = c.manifest(t.reference)
 	return m, nil

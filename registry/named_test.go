@@ -127,3 +127,44 @@ func TestADescriptionThatCannotBeMade(t *testing.T) {
 	named.set("tools/loop:v1", registry.Description{Source: nixstore.Source{Kind: nixstore.SourceImage, Image: "tools/loop"}})
 	r.get(t, "/v2/image/tools/loop/manifests/v1").wantError(t, http.StatusBadRequest, "NAME_INVALID", "knows no images")
 }
+
+func TestAnIndexOfSeveralSystems(t *testing.T) {
+	t.Parallel()
+	named := &catalogue{}
+	cfg := registry.Config{Named: named}
+	r := newRigWith(t, cfg)
+	r.define(t, "redis")
+	named.set("tools/redis:v1", registry.Description{Source: packages("redis")})
+	own := r.manifest(t, "image/tools/redis", "v1").digest
+	document := func(digest string) []byte {
+		raw, _, err := closureimage.IndexOf(
+			closureimage.Listed{System: nixstore.System(), Digest: digest, Size: 1},
+			closureimage.Listed{System: map[bool]string{true: "aarch64-linux", false: "x86_64-linux"}[nixstore.System() == "x86_64-linux"], Digest: absent, Size: 2},
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	named.set("tools/redis:v2", registry.Description{Source: packages("redis"), Index: document(own)})
+	got := r.get(t, "/v2/image/tools/redis/manifests/v2").wantStatus(t, http.StatusOK)
+	if got.body != string(document(own)) || got.Header.Get("Content-Type") != "application/vnd.oci.image.index.v1+json" {
+		t.Errorf("the tag gave %s: %s", got.Header.Get("Content-Type"), got.body)
+	}
+	digest := got.Header.Get("Docker-Content-Digest")
+	named.set("tools/redis:"+digest, registry.Description{Source: packages("redis"), Index: document(own)})
+	r.restart(t, cfg)
+	if again := r.get(t, "/v2/image/tools/redis/manifests/"+digest).wantStatus(t, http.StatusOK); again.body != got.body {
+		t.Errorf("the digest gave %s", again.body)
+	}
+	if m := r.manifest(t, "image/tools/redis", own); m.digest != own || len(m.Layers) == 0 {
+		t.Errorf("the image in it is %+v", m)
+	}
+	if m := r.manifest(t, "volume/image/tools/redis", "v2"); len(m.Layers) == 0 {
+		t.Errorf("the volume is %+v", m)
+	}
+	r.get(t, "/v2/image/tools/redis/manifests/"+absent).wantError(t, http.StatusNotFound, "MANIFEST_UNKNOWN", "pull it by its tag")
+
+	named.set("tools/redis:v3", registry.Description{Source: packages("redis"), Index: document("sha256:" + strings.Repeat("b", 64))})
+	r.get(t, "/v2/image/tools/redis/manifests/v3").wantError(t, http.StatusInternalServerError, "UNKNOWN", "its index does not list")
+}

@@ -49,6 +49,11 @@ type Tagger interface {
 type Description struct {
 	Source   nixstore.Source
 	Settings closureimage.Settings
+	// Index is an OCI image index that lists the image beside those for other
+	// systems, which other nodes serve. A tag leads to it instead of to the image;
+	// both have their digests. Empty: there is none. The image that Source leads to
+	// must be in it, or the pull is ErrCorrupt.
+	Index []byte
 }
 
 // Finder finds store paths by their hash part; a nixcli.Store does. Safe for concurrent use.

@@ -256,6 +256,9 @@ func (r *Registry) obtain(ctx context.Context, n name, key string, d Description
 		return nil, err
 	}
 	s, err := newServed(n.canonical(), holder, image)
+	if err == nil && n.form == closureimage.Root { // an index lists no volumes
+		s, err = s.withIndex(d.Index)
+	}
 	if err == nil {
 		r.shelf.put(s)
 	}

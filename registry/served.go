@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 
@@ -10,8 +12,9 @@ import (
 
 // manifest is one document that is served.
 type manifest struct {
-	body   []byte
-	digest string
+	body      []byte
+	digest    string
+	mediaType string
 }
 
 // served is an image as it is served under one name: its own manifest, and that of
@@ -21,6 +24,7 @@ type served struct {
 	holder     nixstore.Holder // whose pin keeps the closure
 	image      *closureimage.Image
 	own        manifest
+	index      manifest // that lists it; without a body: none
 	bill       manifest
 	billType   string          // artifactType
 	descriptor json.RawMessage // of the bill, for the list of referrers
@@ -31,8 +35,8 @@ func newServed(canonical string, holder nixstore.Holder, image *closureimage.Ima
 	r := image.Referrer()
 	s := &served{
 		canonical: canonical, holder: holder, image: image,
-		own:  manifest{image.Manifest(), image.Digest().String()},
-		bill: manifest{r.Manifest(), r.Digest().String()},
+		own:  manifest{image.Manifest(), image.Digest().String(), mediaTypeManifest},
+		bill: manifest{r.Manifest(), r.Digest().String(), mediaTypeManifest},
 	}
 	// A descriptor in the list has the manifest's artifactType and annotations
 	// (distribution specification 1.1, "Listing Referrers").
@@ -62,8 +66,42 @@ func (s *served) manifest(digest string) (manifest, bool) {
 		return s.own, true
 	case s.bill.digest:
 		return s.bill, true
+	case s.index.digest:
+		return s.index, len(s.index.body) > 0
 	}
 	return manifest{}, false
+}
+
+// tagged gives what the name's tag leads to.
+func (s *served) tagged() manifest {
+	if len(s.index.body) > 0 {
+		return s.index
+	}
+	return s.own
+}
+
+// withIndex gives the image as one of several in an index.
+func (s *served) withIndex(body []byte) (*served, error) {
+	if len(body) == 0 {
+		return s, nil
+	}
+	var doc struct {
+		Manifests []struct {
+			Digest string `json:"digest"`
+		} `json:"manifests"`
+	}
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return nil, fmt.Errorf("reading the index of %s: %w", s.canonical, err)
+	}
+	for _, m := range doc.Manifests {
+		if m.Digest == s.own.digest {
+			sum := sha256.Sum256(body)
+			s.index = manifest{body: body, digest: "sha256:" + hex.EncodeToString(sum[:]), mediaType: mediaTypeIndex}
+			return s, nil
+		}
+	}
+	return nil, nixstore.Fail(nixstore.ErrCorrupt, "use the same release and --registry-compression on all nodes",
+		"the image of %s is %s on this node, which its index does not list", s.canonical, s.own.digest)
 }
 
 // blob gives the configuration, layer or bill with a digest.

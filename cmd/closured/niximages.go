@@ -30,7 +30,7 @@ type named struct{ images *niximages.Images }
 // Resolve implements registry.Named.
 func (n named) Resolve(ctx context.Context, namespace, name, reference string) (registry.Description, error) {
 	v, err := n.images.Version(ctx, namespace, name, reference)
-	return registry.Description{Source: v.Source, Settings: v.Settings}, err
+	return registry.Description{Source: v.Source, Settings: v.Settings, Index: v.Index}, err
 }
 
 // Tags implements registry.Tagger.

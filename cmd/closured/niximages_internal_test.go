@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/closured/closured/api/v1alpha1"
+	"github.com/closured/closured/controller"
 	"github.com/closured/closured/internal/niximages"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/nixstore/pins"
@@ -192,6 +193,36 @@ func TestTheRegistryServesTheDigestOfTheStatus(t *testing.T) {
 		if code, _, body := n.get(t, path); code != want.code || !strings.Contains(body, want.text) {
 			t.Errorf("%s gave %d, %s", path, code, body)
 		}
+	}
+}
+
+func TestTheRegistryServesTheIndexOfTheStatus(t *testing.T) {
+	t.Parallel()
+	var index string
+	n := newNode(t, func(root nixstore.StorePath, digest string) *v1alpha1.NixImage {
+		o := built(root, digest)
+		other := o.Status.Images[0]
+		other.System, other.Digest = v1alpha1.SystemARM, "sha256:"+strings.Repeat("a", 64)
+		if nixstore.System() == string(other.System) {
+			other.System = v1alpha1.SystemX86
+		}
+		images := []v1alpha1.SystemImage{o.Status.Images[0], other}
+		var err error
+		index, err = controller.Digest(images)
+		check(t, err)
+		o.Status.Images, o.Status.Digest = images, index
+		o.Status.History[0].Images, o.Status.History[0].Digest = images, index
+		return o
+	})
+	own := n.digest(t)
+	for reference, want := range map[string]string{"v2": index, index: index, own: own} {
+		code, digest, body := n.get(t, "image/tools/tool/manifests/"+reference)
+		if code != http.StatusOK || digest != want || strings.Contains(body, `"manifests"`) != (want == index) {
+			t.Errorf("%s gave %d, %s, want %s: %s", reference, code, digest, want, body)
+		}
+	}
+	if code, digest, body := n.get(t, "volume/image/tools/tool/manifests/v2"); code != http.StatusOK || strings.Contains(body, `"manifests"`) {
+		t.Errorf("the volume gave %d, %s: %s", code, digest, body)
 	}
 }
 

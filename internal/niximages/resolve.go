@@ -28,6 +28,7 @@ type Version struct {
 	Source   nixstore.Source // one store path
 	Settings closureimage.Settings
 	Digest   string // of the manifest of this node's system
+	Index    []byte // the OCI index of several systems; empty: there is one only
 }
 
 // Source gives what the image <namespace>/<name> stands for on this node now: what
@@ -141,13 +142,30 @@ func (q question) version(o *object, reference string) (Version, *holdup) {
 		case digest && reference != v.digest && reference != found.digest:
 			return Version{}, q.elsewhere(reference)
 		}
-		return Version{Source: sourceOf(found), Settings: Settings(v.config), Digest: found.digest}, nil
+		index, err := v.index()
+		if err != nil {
+			return Version{}, &holdup{err, 0}
+		}
+		return Version{Source: sourceOf(found), Settings: Settings(v.config), Digest: found.digest, Index: index}, nil
 	}
 	if reference == o.tag {
 		return Version{}, q.pending(o)
 	}
 	return Version{}, &holdup{nixstore.Fail(nixstore.ErrNotFound, "use status.reference of the object, or a digest of status.history",
 		"the NixImage %s has no version %s", q.key, nixstore.Quote(reference)), 0}
+}
+
+// index gives the index of several images.
+func (v version) index() ([]byte, error) {
+	if len(v.images) < 2 {
+		return nil, nil
+	}
+	listed := make([]closureimage.Listed, 0, len(v.images))
+	for _, i := range v.images {
+		listed = append(listed, closureimage.Listed{System: i.system, Digest: i.digest, Size: i.size})
+	}
+	raw, _, err := closureimage.IndexOf(listed...)
+	return raw, err
 }
 
 // has tells whether a digest is one of the version's manifests.

@@ -173,18 +173,35 @@ func descriptorOf(mediaType string, r record) descriptor {
 	return descriptor{MediaType: mediaType, Digest: r.sum.String(), Size: r.size}
 }
 
+// Listed is one image of an index.
+type Listed struct {
+	System string // Nix system
+	Digest string // of the manifest
+	Size   int64  // of the manifest in bytes
+}
+
 // Index gives an OCI image index of images for several systems, sorted by
 // platform, and its digest. It is ErrInvalid when there is none, or two for one platform.
 func Index(images ...*Image) ([]byte, v1.Hash, error) {
+	listed := make([]Listed, 0, len(images))
+	for _, i := range images {
+		d := i.descriptor()
+		listed = append(listed, Listed{System: i.spec.System, Digest: d.Digest, Size: d.Size})
+	}
+	return IndexOf(listed...)
+}
+
+// IndexOf is Index for images that other nodes made.
+func IndexOf(images ...Listed) ([]byte, v1.Hash, error) {
 	doc := index{SchemaVersion: 2, MediaType: string(types.OCIImageIndex)}
 	for _, i := range images {
-		platform, err := platformOf(i.spec.System)
+		platform, err := platformOf(i.System)
 		if err != nil {
 			return nil, v1.Hash{}, err
 		}
-		d := i.descriptor()
-		d.Platform = &platform
-		doc.Manifests = append(doc.Manifests, d)
+		doc.Manifests = append(doc.Manifests, descriptor{
+			MediaType: string(types.OCIManifestSchema1), Digest: i.Digest, Size: i.Size, Platform: &platform,
+		})
 	}
 	slices.SortFunc(doc.Manifests, func(a, b descriptor) int {
 		return strings.Compare(a.Platform.String(), b.Platform.String())
