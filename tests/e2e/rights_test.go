@@ -163,7 +163,7 @@ func ports(t *testing.T, pod *corev1.Pod) []string {
 			if err != nil || len(number) != 2 {
 				t.Fatalf("%q: %v", line, err)
 			}
-			lines = append(lines, fmt.Sprintf("%d/%s, host port 0", int(number[0])<<8|int(number[1]), strings.ToUpper(table[:3])))
+			lines = append(lines, fmt.Sprintf("%d/%s, host port 0 of \"\"", int(number[0])<<8|int(number[1]), strings.ToUpper(table[:3])))
 		}
 	}
 	slices.Sort(lines)
