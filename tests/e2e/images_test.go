@@ -147,6 +147,7 @@ func TestFailedPulls(t *testing.T) {
 	deployed(t)
 	t.Cleanup(func() { requireClean(t) })
 	sleep := []string{"/bin/sleep", "1000000"}
+	removeImages(t, imageHost+"pkgs/late:latest") // of an earlier run
 	late := create(t, imagePod("pull-late", imageHost+"pkgs/late", sleep...))
 	broken := create(t, imagePod("pull-broken", imageHost+"pkgs/broken", sleep...))
 	named := create(t, imagePod("pull-named", imageHost+"image/e2e/nobody:1", sleep...))
