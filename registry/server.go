@@ -68,15 +68,13 @@ func Listen(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	}), nil
 }
 
-// checkAddress refuses everything that could be reached from outside the node.
+// checkAddress refuses everything that could be reached from outside the node, and
+// names, localhost too: what they mean is decided elsewhere.
 func checkAddress(address string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nixstore.Fail(nixstore.ErrInvalid, "write it as host:port, such as 127.0.0.1:5858",
 			"the registry's address %s is malformed", nixstore.Quote(address))
-	}
-	if host == "localhost" {
-		return nil
 	}
 	ip, err := netip.ParseAddr(host)
 	if err != nil || !ip.Unmap().IsLoopback() {

@@ -21,7 +21,7 @@ func TestTheRegistryListensOnLoopbackOnly(t *testing.T) {
 	handler := http.NotFoundHandler()
 	for _, address := range []string{
 		"", ":5858", "0.0.0.0:0", "[::]:0", "*:5858", "192.0.2.1:0", "[2001:db8::1]:0", "[::ffff:192.0.2.1]:0",
-		"example.org:5858", "127.0.0.1", "127.1:0", "nix.internal:0", "localhost.example.org:0",
+		"example.org:5858", "127.0.0.1", "127.1:0", "nix.internal:0", "localhost:0", "localhost.example.org:0",
 	} {
 		s, err := registry.Listen(t.Context(), registry.ServerConfig{Address: address, Handler: handler})
 		wantKind(t, err, nixstore.ErrInvalid)
@@ -29,7 +29,7 @@ func TestTheRegistryListensOnLoopbackOnly(t *testing.T) {
 			t.Errorf("it listens on %q", address)
 		}
 	}
-	for _, address := range []string{"127.0.0.1:0", "127.8.9.10:0", "localhost:0"} {
+	for _, address := range []string{"127.0.0.1:0", "127.8.9.10:0"} {
 		s, err := registry.Listen(t.Context(), registry.ServerConfig{Address: address, Handler: handler})
 		if err != nil {
 			t.Errorf("%q: %v", address, err)
