@@ -35,7 +35,9 @@ import (
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/closured/closured/internal/mountpoints"
 	"github.com/closured/closured/internal/nixtest"
@@ -158,13 +160,26 @@ func (a *Agent) Start(ctx context.Context) error {
 		return err
 	}
 	err = a.waitReady(ctx)
-	if err == nil { // the connection of an earlier life may not know yet
-		_, err = a.Identity().Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true))
+	if err == nil {
+		err = a.probe(ctx)
 	}
 	if err != nil {
 		return errors.Join(err, a.Kill())
 	}
 	return nil
+}
+
+// probe waits until calls reach the new process: the connection of an earlier life
+// may not know yet that it is dead, and takes a call along when it learns.
+func (a *Agent) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	for {
+		_, err := a.Identity().Probe(ctx, &csi.ProbeRequest{}, grpc.WaitForReady(true))
+		if err == nil || status.Code(err) != codes.Unavailable || !a.Running() {
+			return err
+		}
+	}
 }
 
 func (a *Agent) spawn(args []string) error {

@@ -103,10 +103,12 @@ func (s *apiServer) told(pod string) []string {
 	return all
 }
 
+// requests gives what was asked for, but for NixImages: those are looked for all
+// the time, whatever pods do.
 func (s *apiServer) requests() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.asked)
+	return slices.DeleteFunc(slices.Clone(s.asked), func(r string) bool { return strings.HasSuffix(r, "/niximages") })
 }
 
 // expectTold waits for the events about a pod: as many as want, each with its words.
