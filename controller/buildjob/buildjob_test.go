@@ -188,6 +188,12 @@ func TestObserve(t *testing.T) {
 		"a pod that is refused": {func(f *buildjob.Facts, _ *corev1.Pod) {
 			f.Pods, f.Events = []corev1.Pod{}, []corev1.Event{{Reason: "FailedCreate", Message: "violates PodSecurity"}}
 		}, buildjob.Blocked, "PodRefused", false, "violates"},
+		"a pod that is refused under a name of its own": {func(f *buildjob.Facts, _ *corev1.Pod) {
+			f.Pods, f.Events = []corev1.Pod{}, []corev1.Event{{Reason: "FailedCreate", Message: `Error creating: pods "curl-ab1fb3f42b781337-cnzvh" is forbidden: exceeded quota: q`}}
+		}, buildjob.Blocked, "QuotaExceeded", false, "the build pod is forbidden: exceeded quota: q"},
+		"a pod that admission refuses by the policy": {func(f *buildjob.Facts, _ *corev1.Pod) {
+			f.Pods, f.Events = []corev1.Pod{}, []corev1.Event{{Reason: "FailedCreate", Message: `Error creating: pods "a" is forbidden: ValidatingAdmissionPolicy 'closured-volumes' with binding 'closured-volumes' denied request: flakeRef is not allowed`}}
+		}, buildjob.Blocked, "PolicyRefused", false, "the build pod is forbidden: ValidatingAdmissionPolicy"},
 		"no node for a moment":       {unplaced(time.Second), buildjob.Active, "Scheduling", false, "0/3 nodes"},
 		"no node":                    {unplaced(time.Minute), buildjob.Blocked, "NoNode", false, "0/3 nodes"},
 		"on its node":                {func(*buildjob.Facts, *corev1.Pod) {}, buildjob.Active, "Realising", false, "node-a"},

@@ -21,6 +21,10 @@ const (
 	eventFailedCreate = "FailedCreate"
 )
 
+// admissionPolicy is the object that says early what the agent's policy would; it
+// is part of the installation.
+const admissionPolicy = "closured-volumes"
+
 // unmounted sees what the agent says of the volume: the note of the newest
 // FailedMount event, since a pod whose volume fails has no other trace of it.
 func unmounted(o *Observation, f Facts) bool {
@@ -93,7 +97,7 @@ func unplaced(o *Observation, f Facts) bool {
 	if len(f.Pods) == 0 {
 		o.Reason, o.Message = v1alpha1.ReasonScheduling, "the build pod is not made yet"
 		if e, ok := newest(f.Events, eventFailedCreate); ok {
-			o.Phase, o.Reason, o.Message = Blocked, RefusalReason(e.Message), e.Message
+			o.Phase, o.Reason, o.Message = Blocked, RefusalReason(e.Message), nameless(e.Message)
 		}
 		return true
 	}
@@ -116,9 +120,23 @@ func unplaced(o *Observation, f Facts) bool {
 	return true
 }
 
+// nameless takes the Job controller's frame off the text with which the API server
+// refused a pod. Each try has a name of its own in it, and would be news.
+func nameless(text string) string {
+	const frame = "Error creating: pods "
+	_, rest, framed := strings.Cut(text, " is forbidden: ")
+	if !framed || !strings.HasPrefix(text, frame) {
+		return text
+	}
+	return "the build pod is forbidden: " + rest
+}
+
 // RefusalReason gives the reason for a text with which the API server refused to
 // make a Job or a pod.
 func RefusalReason(text string) string {
+	if strings.Contains(text, "ValidatingAdmissionPolicy '"+admissionPolicy+"'") {
+		return v1alpha1.ReasonPolicyRefused
+	}
 	if strings.Contains(text, "exceeded quota") || strings.Contains(text, "failed quota") {
 		return v1alpha1.ReasonQuotaExceeded
 	}
