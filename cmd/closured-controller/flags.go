@@ -45,7 +45,7 @@ func parseFlags(args []string, out io.Writer) (settings, error) {
 }
 
 func (s *settings) define(f *flag.FlagSet) {
-	f.StringVar(&s.build.Image, "build-image", "", "`image` of build pods: this program's own; required")
+	f.StringVar(&s.build.Image, "build-image", "", "`image` of build pods, which has this program; left out: that of the pod that it runs in")
 	f.Func("build-image-pull-policy", "Always, IfNotPresent or Never; left out: as Kubernetes decides", func(v string) error {
 		s.build.PullPolicy = corev1.PullPolicy(v)
 		return oneOf(v, "Always", "IfNotPresent", "Never")
@@ -81,9 +81,6 @@ func (s *settings) check(f *flag.FlagSet) error {
 	var problems []error
 	if f.NArg() > 0 {
 		problems = append(problems, fmt.Errorf("%q is not a flag", f.Arg(0)))
-	}
-	if s.build.Image == "" {
-		problems = append(problems, errors.New("--build-image is missing: name the image that has this program"))
 	}
 	if _, ok := closureimage.ParseCompression(s.build.Compression); !ok {
 		problems = append(problems, fmt.Errorf("--registry-compression %q is not none, gzip or zstd", s.build.Compression))

@@ -6,7 +6,10 @@
 // pods that it makes. That reads the volume of its pod, and tells the controller
 // what is in it by the termination message.
 //
-// Both may be killed at any moment: see package controller.
+// `closured-controller genkey NAME` prints a key for the binary caches of an
+// installation, once, when that is made.
+//
+// All may be killed at any moment: see package controller.
 package main
 
 import (
@@ -41,6 +44,9 @@ func program(args []string) int {
 	defer stop()
 	if len(args) > 0 && args[0] == buildjob.Command {
 		return reportCommand(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == genkeyName {
+		return genkeyCommand(args[1:])
 	}
 	return command(ctx, args)
 }

@@ -157,7 +157,6 @@ func TestFlags(t *testing.T) {
 		t.Errorf("build settings %+v", b)
 	}
 	for _, bad := range [][]string{
-		{},
 		{"--build-image=a", "extra"},
 		{"--build-image=a", "--registry-compression=xz"},
 		{"--build-image=a", "--build-requests=cpu"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/go-logr/logr"
 	"k8s.io/client-go/rest"
@@ -25,6 +26,11 @@ func run(ctx context.Context, cfg settings, log *slog.Logger) error {
 		return err
 	}
 	api.UserAgent = "closured-controller/" + version
+	if cfg.build.Image == "" {
+		if cfg.build.Image, err = ownImage(ctx, api, os.Getenv("POD_NAMESPACE"), os.Getenv("POD_NAME")); err != nil {
+			return fmt.Errorf("%w; next: set --build-image", err)
+		}
+	}
 	c, err := controller.New(controller.Config{
 		REST: api, Build: cfg.build, Rules: cfg.rules, Workers: cfg.workers,
 		LeaderElection: cfg.leaderElection, Namespace: cfg.namespace,

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/closured/closured/controller/controllertest"
+)
+
+// TestOwnImage: build pods run what the controller's pod runs, which it looks up
+// by the one right on pods that it has, to list them.
+func TestOwnImage(t *testing.T) {
+	cluster := controllertest.Start(t)
+	c := newClient(t, cluster.Config)
+	for name, image := range map[string]string{"controller": "example.org/closured:1", "other": "other"} {
+		must(t, c.Create(t.Context(), &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: image}}},
+		}))
+	}
+	if image, err := ownImage(t.Context(), cluster.Config, "default", "controller"); err != nil || image != "example.org/closured:1" {
+		t.Errorf("the image is %q (%v)", image, err)
+	}
+	for _, pod := range [][2]string{{"default", "gone"}, {"kube-system", "controller"}, {"default", ""}, {"", "controller"}} {
+		if image, err := ownImage(t.Context(), cluster.Config, pod[0], pod[1]); err == nil || !strings.Contains(err.Error(), "image") && !strings.Contains(err.Error(), "pod") {
+			t.Errorf("the image of %q is %q (%v)", pod, image, err)
+		}
+	}
+}
