@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/closured/closured/internal/ociindex"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/registry"
 	"github.com/closured/closured/registry/closureimage"
@@ -137,9 +138,9 @@ func TestAnIndexOfSeveralSystems(t *testing.T) {
 	named.set("tools/redis:v1", registry.Description{Source: packages("redis")})
 	own := r.manifest(t, "image/tools/redis", "v1").digest
 	document := func(digest string) []byte {
-		raw, _, err := closureimage.IndexOf(
-			closureimage.Listed{System: nixstore.System(), Digest: digest, Size: 1},
-			closureimage.Listed{System: map[bool]string{true: "aarch64-linux", false: "x86_64-linux"}[nixstore.System() == "x86_64-linux"], Digest: absent, Size: 2},
+		raw, err := ociindex.Of(
+			ociindex.Image{System: nixstore.System(), Digest: digest, Size: 1},
+			ociindex.Image{System: map[bool]string{true: "aarch64-linux", false: "x86_64-linux"}[nixstore.System() == "x86_64-linux"], Digest: absent, Size: 2},
 		)
 		if err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/closured/closured/internal/ociindex"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/registry/closureimage"
 )
@@ -160,12 +161,11 @@ func (v version) index() ([]byte, error) {
 	if len(v.images) < 2 {
 		return nil, nil
 	}
-	listed := make([]closureimage.Listed, 0, len(v.images))
+	listed := make([]ociindex.Image, 0, len(v.images))
 	for _, i := range v.images {
-		listed = append(listed, closureimage.Listed{System: i.system, Digest: i.digest, Size: i.size})
+		listed = append(listed, ociindex.Image{System: i.system, Digest: i.digest, Size: i.size})
 	}
-	raw, _, err := closureimage.IndexOf(listed...)
-	return raw, err
+	return ociindex.Of(listed...)
 }
 
 // has tells whether a digest is one of the version's manifests.

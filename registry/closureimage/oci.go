@@ -8,18 +8,17 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
-	"github.com/closured/closured/nixstore"
+	"github.com/closured/closured/internal/ociindex"
 )
 
 // The documents of the OCI image specification 1.1, with just the fields that we
 // write, in an order that no library's update changes: these bytes have digests.
 
 type descriptor struct {
-	MediaType    string       `json:"mediaType"`
-	ArtifactType string       `json:"artifactType,omitempty"`
-	Digest       string       `json:"digest"`
-	Size         int64        `json:"size"`
-	Platform     *v1.Platform `json:"platform,omitempty"`
+	MediaType    string `json:"mediaType"`
+	ArtifactType string `json:"artifactType,omitempty"`
+	Digest       string `json:"digest"`
+	Size         int64  `json:"size"`
 }
 
 type manifest struct {
@@ -29,12 +28,6 @@ type manifest struct {
 	Config        descriptor   `json:"config"`
 	Layers        []descriptor `json:"layers"`
 	Subject       *descriptor  `json:"subject,omitempty"`
-}
-
-type index struct {
-	SchemaVersion int          `json:"schemaVersion"`
-	MediaType     string       `json:"mediaType"`
-	Manifests     []descriptor `json:"manifests"`
 }
 
 type configuration struct {
@@ -86,28 +79,6 @@ func (c Compression) layerType() string {
 	return string(types.OCIUncompressedLayer)
 }
 
-// platformOf knows the Nix systems that Linux images can say.
-func platformOf(system string) (v1.Platform, error) {
-	platforms := map[string]v1.Platform{
-		"x86_64-linux":      {Architecture: "amd64"},
-		"aarch64-linux":     {Architecture: "arm64", Variant: "v8"},
-		"i686-linux":        {Architecture: "386"},
-		"armv6l-linux":      {Architecture: "arm", Variant: "v6"},
-		"armv7l-linux":      {Architecture: "arm", Variant: "v7"},
-		"riscv64-linux":     {Architecture: "riscv64"},
-		"powerpc64le-linux": {Architecture: "ppc64le"},
-		"s390x-linux":       {Architecture: "s390x"},
-		"loongarch64-linux": {Architecture: "loong64"},
-	}
-	p, ok := platforms[system]
-	if !ok {
-		return p, nixstore.Fail(nixstore.ErrInvalid, "use a Linux system of Nix, such as x86_64-linux",
-			"there are no images for the system %s", nixstore.Quote(system))
-	}
-	p.OS = "linux"
-	return p, nil
-}
-
 // layer is one layer's two records; without compression they are the same.
 type layer struct {
 	plain record // uncompressed: diff_id
@@ -116,7 +87,7 @@ type layer struct {
 
 // configOf writes the configuration. env are the image's own variables.
 func configOf(s Spec, env []string, layers []layer) ([]byte, error) {
-	platform, err := platformOf(s.System)
+	platform, err := ociindex.Platform(s.System)
 	if err != nil {
 		return nil, err
 	}
@@ -173,48 +144,18 @@ func descriptorOf(mediaType string, r record) descriptor {
 	return descriptor{MediaType: mediaType, Digest: r.sum.String(), Size: r.size}
 }
 
-// Listed is one image of an index.
-type Listed struct {
-	System string // Nix system
-	Digest string // of the manifest
-	Size   int64  // of the manifest in bytes
-}
-
 // Index gives an OCI image index of images for several systems, sorted by
 // platform, and its digest. It is ErrInvalid when there is none, or two for one platform.
 func Index(images ...*Image) ([]byte, v1.Hash, error) {
-	listed := make([]Listed, 0, len(images))
+	listed := make([]ociindex.Image, 0, len(images))
 	for _, i := range images {
 		d := i.descriptor()
-		listed = append(listed, Listed{System: i.spec.System, Digest: d.Digest, Size: d.Size})
+		listed = append(listed, ociindex.Image{System: i.spec.System, Digest: d.Digest, Size: d.Size})
 	}
-	return IndexOf(listed...)
-}
-
-// IndexOf is Index for images that other nodes made.
-func IndexOf(images ...Listed) ([]byte, v1.Hash, error) {
-	doc := index{SchemaVersion: 2, MediaType: string(types.OCIImageIndex)}
-	for _, i := range images {
-		platform, err := platformOf(i.System)
-		if err != nil {
-			return nil, v1.Hash{}, err
-		}
-		doc.Manifests = append(doc.Manifests, descriptor{
-			MediaType: string(types.OCIManifestSchema1), Digest: i.Digest, Size: i.Size, Platform: &platform,
-		})
+	raw, err := ociindex.Of(listed...)
+	if err != nil {
+		return nil, v1.Hash{}, err
 	}
-	slices.SortFunc(doc.Manifests, func(a, b descriptor) int {
-		return strings.Compare(a.Platform.String(), b.Platform.String())
-	})
-	for n := 1; n < len(doc.Manifests); n++ {
-		if p := doc.Manifests[n].Platform; p.Equals(*doc.Manifests[n-1].Platform) {
-			return nil, v1.Hash{}, nixstore.Fail(nixstore.ErrInvalid, "give each system once", "two images are for %s", p)
-		}
-	}
-	if len(images) == 0 {
-		return nil, v1.Hash{}, nixstore.Fail(nixstore.ErrInvalid, "give an image", "an index needs images")
-	}
-	raw := marshal(doc)
 	return raw, describe(raw).sum.hash(), nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/closured/closured/internal/ociindex"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -70,7 +71,7 @@ func (s Spec) normalise() (Spec, error) {
 	if s.Form != Root && s.Form != Volume {
 		return s, nixstore.Fail(nixstore.ErrInvalid, "", "there is no image form %d", s.Form)
 	}
-	if _, err := platformOf(s.System); err != nil {
+	if _, err := ociindex.Platform(s.System); err != nil {
 		return s, err
 	}
 	return s, s.Settings.check()
