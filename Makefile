@@ -52,6 +52,7 @@ verify:
 .PHONY: deploy-test
 deploy-test:
 	cd tests/deploy && go vet ./... && go test -count=1 ./... # the cache does not see the folder deploy
+	cd api/gen && go test -count=1 ./... # the generated files
 
 bench:
 	@$(NEED) $(NIX)

@@ -53,7 +53,7 @@ func newWorld(t *testing.T) *world {
 	c, err := client.New(cluster.Config, client.Options{Scheme: scheme})
 	must(t, err)
 	w := &world{cluster, c}
-	data, err := os.ReadFile("../api/v1alpha1/crd/closured.dev_niximages.yaml")
+	data, err := os.ReadFile("../deploy/components/niximage/closured.dev_niximages.yaml")
 	must(t, err)
 	crd := &unstructured.Unstructured{}
 	must(t, yaml.Unmarshal(data, crd))

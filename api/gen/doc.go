@@ -1,5 +1,5 @@
-// Package gen makes the generated files of api/v1alpha1, and checks that they
-// are current. It is a module of its own, so that the generator's requirements
+// Package gen makes the generated files of api/v1alpha1, its CRD in deploy among
+// them, and checks that they are current. It is a module of its own, so that the generator's requirements
 // stay out of the product's.
 //
 //	cd api/gen && go generate ./...
@@ -8,4 +8,4 @@
 // network but the Go module proxy. Nothing runs in parallel, nothing is kept.
 package gen
 
-//go:generate ./generate ..
+//go:generate ./generate ../..

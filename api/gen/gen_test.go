@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-const api = "../v1alpha1"
+const project = "../.."
 
-// generated are the files that generate writes, below the package.
-var generated = []string{"zz_generated.deepcopy.go", "crd/closured.dev_niximages.yaml"}
+// generated are the files that generate writes, below the project.
+var generated = []string{"api/v1alpha1/zz_generated.deepcopy.go", "deploy/components/niximage/closured.dev_niximages.yaml"}
 
 func TestGeneratedFilesAreCurrent(t *testing.T) {
 	out := t.TempDir()
@@ -19,11 +19,11 @@ func TestGeneratedFilesAreCurrent(t *testing.T) {
 		t.Fatalf("generating: %v\n%s", err, text)
 	}
 	for _, name := range generated {
-		want, err := os.ReadFile(filepath.Join(out, "v1alpha1", name))
+		want, err := os.ReadFile(filepath.Join(out, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := os.ReadFile(filepath.Join(api, name))
+		got, err := os.ReadFile(filepath.Join(project, name))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,7 +4,7 @@
 //
 // It holds types, the words of conditions, and nothing that acts. What the API
 // server checks of an object is written here as markers; controller-gen makes
-// the deep copies and crd/closured.dev_niximages.yaml of them (see folder gen).
+// the deep copies of them, and the CRD in deploy/components/niximage (see api/gen).
 //
 // Values are plain data: share them between goroutines only when nobody writes.
 // Nothing here has a life of its own that a crash could end.

@@ -108,7 +108,7 @@ func newClient(t *testing.T, api *rest.Config) client.Client {
 	}
 	c, err := client.New(api, client.Options{Scheme: scheme})
 	must(t, err)
-	data, err := os.ReadFile("../../api/v1alpha1/crd/closured.dev_niximages.yaml")
+	data, err := os.ReadFile("../../deploy/components/niximage/closured.dev_niximages.yaml")
 	must(t, err)
 	crd := &unstructured.Unstructured{}
 	must(t, yaml.Unmarshal(data, crd))

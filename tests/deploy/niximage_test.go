@@ -1,8 +1,6 @@
 package deploy
 
 import (
-	"bytes"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -15,27 +13,9 @@ import (
 )
 
 const (
-	niximage  = "../tests/deploy/testdata/niximage"
-	crd       = "CustomResourceDefinition"
-	component = folder + "/components/niximage"
+	niximage = "../tests/deploy/testdata/niximage"
+	crd      = "CustomResourceDefinition"
 )
-
-// TestTheKindIsTheGeneratedOne: the component has a copy, as kustomize reads no
-// file outside of its folder.
-func TestTheKindIsTheGeneratedOne(t *testing.T) {
-	t.Parallel()
-	generated, err := os.ReadFile("../../api/v1alpha1/crd/closured.dev_niximages.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	installed, err := os.ReadFile(component + "/crd.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(generated, installed) {
-		t.Error("the two differ; copy api/v1alpha1/crd/closured.dev_niximages.yaml to deploy/components/niximage/crd.yaml")
-	}
-}
 
 // TestNixImageObjects decodes what the component adds strictly, and finds it to
 // be beside what the base has, in the same namespace.
