@@ -99,7 +99,7 @@ func installNixImage(t *testing.T) {
 		ctx := context.Background()
 		for _, args := range [][]string{
 			{"namespace", describedNamespace, "--timeout=3m"},
-			{"-f", filepath.Join(componentDir, "crd.yaml")}, {"-f", filepath.Join(componentDir, "controller.yaml")},
+			{"-f", filepath.Join(componentDir, "closured.dev_niximages.yaml")}, {"-f", filepath.Join(componentDir, "controller.yaml")},
 			{"-f", filepath.Join(componentDir, "controller-rbac.yaml")}, {"-f", filepath.Join(componentDir, "agent-rbac.yaml")},
 			{"-f", filepath.Join(componentDir, "networkpolicy.yaml")},
 		} {
