@@ -62,14 +62,7 @@ func parseReport(args []string, node string, out io.Writer) (*reporter, error) {
 	f.StringVar(&r.cache, buildjob.FlagCache, "", "folder for digests; required")
 	f.StringVar(&r.message, "message", "/dev/termination-log", "file of the termination message")
 	f.StringVar(&r.system, buildjob.FlagSystem, "", "the Nix system that the volume must be of; required")
-	f.Func(buildjob.FlagCompression, "none, gzip or zstd", func(v string) error {
-		c, ok := closureimage.ParseCompression(v)
-		if !ok {
-			return errors.New("it is not none, gzip or zstd")
-		}
-		r.compression = c
-		return nil
-	})
+	f.TextVar(&r.compression, buildjob.FlagCompression, closureimage.None, "none, gzip or zstd")
 	for name, list := range map[string]*[]string{
 		buildjob.FlagEntrypoint: &r.config.Entrypoint, buildjob.FlagCmd: &r.config.Cmd,
 		buildjob.FlagEnv: &r.config.Env, buildjob.FlagPort: &r.config.ExposedPorts,

@@ -8,11 +8,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/closured/closured/internal/quantity"
+	"github.com/closured/closured/registry/closureimage"
 )
 
 // defaultPackageSet is the nixpkgs that this release was made against: the
@@ -52,7 +52,7 @@ type registryFlags struct {
 	netns       string // empty: the own network namespace
 	host        string
 	certsDir    string // empty: nowhere
-	compression string
+	compression closureimage.Compression
 	keep        time.Duration
 }
 
@@ -61,7 +61,7 @@ func (r *registryFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&r.netns, "registry-netns", "", "`file` of the network namespace that the registry listens in, such as /proc/1/ns/net; default: the agent's own")
 	fs.StringVar(&r.host, "registry-host", "nix.internal", "`host` part of image names")
 	fs.StringVar(&r.certsDir, "containerd-certs-dir", "/etc/containerd/certs.d", "containerd's `folder` for the one hosts.toml that leads image names to the registry; empty: nowhere")
-	fs.StringVar(&r.compression, "registry-compression", "none", "how layers are sent: none, gzip or zstd")
+	fs.TextVar(&r.compression, "registry-compression", closureimage.None, "how layers are sent: none, gzip or zstd")
 	fs.DurationVar(&r.keep, "registry-keep", 24*time.Hour, "how long a closure stays pinned after it was last pulled")
 	fs.Lookup("registry-keep").DefValue = "24h"
 }
@@ -70,9 +70,6 @@ func (r *registryFlags) problems() []error {
 	var problems []error
 	if r.keep <= 0 {
 		problems = append(problems, fmt.Errorf("--registry-keep %s: give a positive duration such as 24h", r.keep))
-	}
-	if !slices.Contains([]string{"none", "gzip", "zstd"}, r.compression) {
-		problems = append(problems, fmt.Errorf("--registry-compression %q: give none, gzip or zstd", r.compression))
 	}
 	return problems
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 
@@ -26,13 +25,9 @@ func (a *agent) openRegistry(ctx context.Context) error {
 	if a.cfg.registry.address == "" {
 		return a.forgetRegistry()
 	}
-	compression, ok := closureimage.ParseCompression(a.cfg.registry.compression)
-	if !ok {
-		return fmt.Errorf("--registry-compression %q: give none, gzip or zstd", a.cfg.registry.compression)
-	}
 	builder, err := closureimage.New(closureimage.Config{
 		StoreDir: filepath.Join(a.cfg.storeRoot, nixstore.Dir), CacheDir: filepath.Join(a.cfg.stateDir, "cache", "images"),
-		Closures: a.store, Compression: compression, Log: a.component("images"),
+		Closures: a.store, Compression: a.cfg.registry.compression, Log: a.component("images"),
 	})
 	if err != nil {
 		return err

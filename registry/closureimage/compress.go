@@ -44,6 +44,19 @@ func ParseCompression(s string) (c Compression, ok bool) {
 	return None, false
 }
 
+// MarshalText implements encoding.TextMarshaler, for flags.
+func (c Compression) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler, for flags.
+func (c *Compression) UnmarshalText(text []byte) error {
+	parsed, ok := ParseCompression(string(text))
+	if !ok {
+		return errors.New("give none, gzip or zstd")
+	}
+	*c = parsed
+	return nil
+}
+
 // The encoders' parameters are part of the bytes: see formatVersion.
 const (
 	gzipLevel  = 4
