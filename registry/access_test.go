@@ -1,43 +1,24 @@
 package registry_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/closured/closured/internal/logtest"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/registry"
 )
 
-// lines collects a log.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 func TestOneLineForEachRequest(t *testing.T) {
 	t.Parallel()
 	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo} {
-		log := &lines{}
+		log := &logtest.Buffer{}
 		r := newRigWith(t, registry.Config{Log: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: level}))})
 		r.define(t, "redis")
 		r.manifest(t, "pkgs/redis", "latest")
@@ -57,7 +38,7 @@ func TestOneLineForEachRequest(t *testing.T) {
 
 func TestAFaultOfAHandlerIsAnAnswer(t *testing.T) {
 	t.Parallel()
-	log := &lines{}
+	log := &logtest.Buffer{}
 	r := newRigWith(t, registry.Config{Policy: faulty{}, Log: slog.New(slog.NewJSONHandler(log, nil))})
 	r.get(t, "/v2/pkgs/redis/manifests/latest").wantError(t, http.StatusInternalServerError, "UNKNOWN", "the registry has a fault")
 	r.get(t, "/v2/").wantStatus(t, http.StatusOK)

@@ -1,7 +1,6 @@
 package policy_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/closured/closured/driver/policy"
+	"github.com/closured/closured/internal/logtest"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -24,28 +24,10 @@ const (
 	onlyPaths  = "rules:\n- {namespaces: ['*'], sources: [storePath]}\n"
 )
 
-// syncBuffer is a log that may be read while it is written.
-type syncBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 // follow opens path and runs the file until the test ends.
-func follow(t *testing.T, path string) (*policy.File, *prometheus.Registry, *syncBuffer) {
+func follow(t *testing.T, path string) (*policy.File, *prometheus.Registry, *logtest.Buffer) {
 	t.Helper()
-	log := &syncBuffer{}
+	log := &logtest.Buffer{}
 	reg := prometheus.NewRegistry()
 	f, err := policy.OpenFile(policy.FileConfig{
 		Path: path, Every: 5 * time.Millisecond, Registerer: reg, Log: slog.New(slog.NewJSONHandler(log, nil)),

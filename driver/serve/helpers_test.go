@@ -1,12 +1,9 @@
 package serve_test
 
 import (
-	"bytes"
 	"context"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -49,28 +46,6 @@ func (d *driver) NodeUnpublishVolume(context.Context, *csi.NodeUnpublishVolumeRe
 func (d *driver) register(s *grpc.Server) {
 	csi.RegisterIdentityServer(s, d)
 	csi.RegisterNodeServer(s, d)
-}
-
-// lockedBuffer is a log that may be read while it is written.
-type lockedBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-func (b *lockedBuffer) logger(level slog.Level) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(b, &slog.HandlerOptions{Level: level}))
 }
 
 // shortDir gives a folder whose path leaves room for a socket's name.

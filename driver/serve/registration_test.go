@@ -10,6 +10,7 @@ import (
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/closured/closured/driver/serve"
+	"github.com/closured/closured/internal/logtest"
 )
 
 // registered gives a configuration that registers with the kubelet folder dir.
@@ -58,9 +59,9 @@ func TestRegistration(t *testing.T) {
 func TestRefusedRegistrationIsNotReady(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	cfg := registered(dir, &driver{})
-	cfg.Log = log.logger(0)
+	cfg.Log = log.Logger(0)
 	r := run(t, cfg)
 	if r.server.Registered() {
 		t.Error("registered before kubelet came")

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/closured/closured/driver/serve"
+	"github.com/closured/closured/internal/logtest"
 	"github.com/closured/closured/nixstore"
 )
 
@@ -45,7 +46,7 @@ func request() *csi.NodePublishVolumeRequest {
 }
 
 // lines gives the log lines of answered calls.
-func lines(t *testing.T, log *lockedBuffer) []map[string]any {
+func lines(t *testing.T, log *logtest.Buffer) []map[string]any {
 	t.Helper()
 	var out []map[string]any
 	for line := range strings.SplitSeq(strings.TrimSpace(log.String()), "\n") {
@@ -68,14 +69,14 @@ func TestOneLineForEachCall(t *testing.T) {
 	} {
 		t.Run(code.String(), func(t *testing.T) {
 			t.Parallel()
-			dir, log := shortDir(t), &lockedBuffer{}
+			dir, log := shortDir(t), &logtest.Buffer{}
 			cfg := config(dir, &driver{publish: func(context.Context, *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 				if code == codes.OK {
 					return &csi.NodePublishVolumeResponse{}, nil
 				}
 				return nil, status.Error(code, "because of https://u:"+canary+"@h")
 			}})
-			cfg.Log = log.logger(slog.LevelInfo)
+			cfg.Log = log.Logger(slog.LevelInfo)
 			r := run(t, cfg)
 			_, err := csi.NewNodeClient(dial(t, filepath.Join(dir, "csi.sock"))).NodePublishVolume(t.Context(), request())
 			if status.Code(err) != code {
@@ -103,13 +104,13 @@ func TestOneLineForEachCall(t *testing.T) {
 
 func TestFault47RequestsAreLoggedWithoutSecrets(t *testing.T) {
 	t.Parallel()
-	dir, log := shortDir(t), &lockedBuffer{}
+	dir, log := shortDir(t), &logtest.Buffer{}
 	seen := make(chan *csi.NodePublishVolumeRequest, 1)
 	cfg := config(dir, &driver{publish: func(_ context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 		seen <- req
 		return &csi.NodePublishVolumeResponse{}, nil
 	}})
-	cfg.Log = log.logger(slog.LevelDebug)
+	cfg.Log = log.Logger(slog.LevelDebug)
 	r := run(t, cfg)
 	_, err := csi.NewNodeClient(dial(t, filepath.Join(dir, "csi.sock"))).NodePublishVolume(t.Context(), request())
 	must(t, err)
@@ -130,11 +131,11 @@ func TestFault47RequestsAreLoggedWithoutSecrets(t *testing.T) {
 
 func TestHostileRequestsMakeShortLines(t *testing.T) {
 	t.Parallel()
-	dir, log := shortDir(t), &lockedBuffer{}
+	dir, log := shortDir(t), &logtest.Buffer{}
 	cfg := config(dir, &driver{publish: func(context.Context, *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 		return nil, status.Error(codes.InvalidArgument, strings.Repeat("é\n", 1<<10))
 	}})
-	cfg.Log = log.logger(slog.LevelInfo)
+	cfg.Log = log.Logger(slog.LevelInfo)
 	r := run(t, cfg)
 	req := &csi.NodePublishVolumeRequest{
 		VolumeId: strings.Repeat("v", 1<<20), TargetPath: strings.Repeat("/x", 1<<18),
@@ -156,9 +157,9 @@ func TestHostileRequestsMakeShortLines(t *testing.T) {
 func TestProbesAreLoggedAtDebug(t *testing.T) {
 	t.Parallel()
 	for level, want := range map[slog.Level]int{slog.LevelInfo: 0, slog.LevelDebug: 1} {
-		dir, log := shortDir(t), &lockedBuffer{}
+		dir, log := shortDir(t), &logtest.Buffer{}
 		cfg := config(dir, &driver{name: "x"})
-		cfg.Log = log.logger(level)
+		cfg.Log = log.Logger(level)
 		r := run(t, cfg)
 		if nameAt(t, filepath.Join(dir, "csi.sock")) != "x" {
 			t.Fatal("nobody answers")
@@ -172,11 +173,11 @@ func TestProbesAreLoggedAtDebug(t *testing.T) {
 
 func TestPanicBecomesInternal(t *testing.T) {
 	t.Parallel()
-	dir, log := shortDir(t), &lockedBuffer{}
+	dir, log := shortDir(t), &logtest.Buffer{}
 	cfg := config(dir, &driver{name: "alive", publish: func(context.Context, *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 		panic("with token=" + canary)
 	}})
-	cfg.Log = log.logger(slog.LevelInfo)
+	cfg.Log = log.Logger(slog.LevelInfo)
 	run(t, cfg)
 	path := filepath.Join(dir, "csi.sock")
 	_, err := csi.NewNodeClient(dial(t, path)).NodePublishVolume(t.Context(), request())

@@ -3,6 +3,7 @@ package kube_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -15,10 +16,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/closured/closured/internal/kube"
+	"github.com/closured/closured/internal/logtest"
 )
 
 // record makes a recorder that runs until the test ends.
-func record(t *testing.T, s *apiServer, log *lockedBuffer) *kube.Recorder {
+func record(t *testing.T, s *apiServer, log *logtest.Buffer) *kube.Recorder {
 	t.Helper()
 	r := newRecorder(t, s, log)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -33,9 +35,9 @@ func record(t *testing.T, s *apiServer, log *lockedBuffer) *kube.Recorder {
 	return r
 }
 
-func newRecorder(t *testing.T, s *apiServer, log *lockedBuffer) *kube.Recorder {
+func newRecorder(t *testing.T, s *apiServer, log *logtest.Buffer) *kube.Recorder {
 	t.Helper()
-	r, err := kube.NewRecorder(kube.RecorderConfig{Client: s.client(t), Node: "node-a", Log: log.logger()})
+	r, err := kube.NewRecorder(kube.RecorderConfig{Client: s.client(t), Node: "node-a", Log: log.Logger(slog.LevelDebug)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +59,7 @@ func TestNewRecorderTellsEveryProblem(t *testing.T) {
 func TestAnEventNamesThePodAndTheNode(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	r := record(t, s, &lockedBuffer{})
+	r := record(t, s, &logtest.Buffer{})
 	warning := event("it failed")
 	warning.Warning, warning.Reason = true, "ClosureFailed"
 	r.Record(event("it is there"))
@@ -93,7 +95,7 @@ func TestAnEventNamesThePodAndTheNode(t *testing.T) {
 func TestFault56NotesAndNamesAreCut(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	r := record(t, s, &lockedBuffer{})
+	r := record(t, s, &logtest.Buffer{})
 	notes := []string{
 		strings.Repeat("a", 1024), strings.Repeat("a", 1025), strings.Repeat("日", 2000), strings.Repeat("\xffa", 1500), "€\xe2\x82",
 	}
@@ -119,7 +121,7 @@ func TestFault56NotesAndNamesAreCut(t *testing.T) {
 func TestRecordNeverWaits(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	r := newRecorder(t, s, &lockedBuffer{}) // nobody runs it
+	r := newRecorder(t, s, &logtest.Buffer{}) // nobody runs it
 	for i := range 1000 {
 		r.Record(event(fmt.Sprint(i)))
 	}
@@ -141,7 +143,7 @@ func TestEventsThatAreRefusedDoNotStopTheOthers(t *testing.T) {
 		refuse(w, http.StatusForbidden, metav1.StatusReasonForbidden)
 		return true
 	})
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	r := record(t, s, log)
 	for i := range 4 {
 		r.Record(event(fmt.Sprint(i)))
@@ -162,7 +164,7 @@ func TestEventsAreDroppedWhileTheAPIServerIsAway(t *testing.T) {
 		refuse(w, http.StatusInternalServerError, metav1.StatusReasonInternalError)
 		return true
 	})
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	r := record(t, s, log)
 	for i := range 50 {
 		r.Record(event(fmt.Sprint(i)))

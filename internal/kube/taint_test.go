@@ -3,6 +3,7 @@ package kube_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/closured/closured/internal/kube"
+	"github.com/closured/closured/internal/logtest"
 )
 
 const key = "closured.dev/agent-not-ready"
@@ -111,9 +113,9 @@ func TestTheTaintGoesWhenTheNodeIsReady(t *testing.T) {
 		return true
 	})
 	var asked atomic.Int32
-	log := &lockedBuffer{}
+	log := &logtest.Buffer{}
 	u, err := kube.NewUntainter(kube.UntainterConfig{
-		Client: s.client(t), Node: "node-a", Key: key, Log: log.logger(),
+		Client: s.client(t), Node: "node-a", Key: key, Log: log.Logger(slog.LevelDebug),
 		Ready: func() error {
 			if asked.Add(1) == 1 {
 				if len(s.requests()) > 0 {

@@ -3,6 +3,7 @@ package niximages_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/closured/closured/api/v1alpha1"
+	"github.com/closured/closured/internal/logtest"
 	"github.com/closured/closured/internal/niximages"
 	"github.com/closured/closured/nixstore"
 )
@@ -209,8 +211,8 @@ func TestWhatWasSeenHoldsWhileTheAPIServerIsAway(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	c.put(object("shop", "redis", nil, version("v1", image(x86, "redis-1", "1", ""))))
-	log := &lockedBuffer{}
-	i := c.follow(t, niximages.Config{Patience: time.Nanosecond, Log: log.logger()})
+	log := &logtest.Buffer{}
+	i := c.follow(t, niximages.Config{Patience: time.Nanosecond, Log: log.Logger(slog.LevelInfo)})
 	leadsTo(t, i, "shop/redis", "redis-1")
 	before := c.listed()
 	c.setAway(true)
@@ -234,8 +236,8 @@ func TestWithoutTheKindOrTheRight(t *testing.T) {
 	} {
 		c := newCluster(t)
 		c.refuse(status)
-		log := &lockedBuffer{}
-		i := c.follow(t, niximages.Config{Patience: time.Nanosecond, Log: log.logger()})
+		log := &logtest.Buffer{}
+		i := c.follow(t, niximages.Config{Patience: time.Nanosecond, Log: log.Logger(slog.LevelInfo)})
 		eventually(t, "it asked again", func() bool { return c.listed() > 6 })
 		if _, err := i.Source(t.Context(), "shop/redis"); !errors.Is(err, nixstore.ErrUnavailable) || !strings.Contains(err.Error(), want) {
 			t.Errorf("status %d: %v", status, err)

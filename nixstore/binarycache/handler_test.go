@@ -15,11 +15,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/closured/closured/internal/logtest"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/nixstore/binarycache"
 )
@@ -87,25 +87,7 @@ type cache struct {
 	key     binarycache.SecretKey
 	url     string
 	metrics *prometheus.Registry
-	log     *lockedBuffer
-}
-
-// lockedBuffer is a log that may be read while it is written.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer // guarded by mu
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	log     *logtest.Buffer
 }
 
 func mustKey(tb testing.TB, name string) binarycache.SecretKey {
@@ -121,7 +103,7 @@ func newCache(tb testing.TB, change func(*binarycache.Config)) *cache {
 	tb.Helper()
 	c := &cache{
 		shelf: &shelf{dir: tb.TempDir(), infos: map[string]nixstore.PathInfo{}},
-		key:   mustKey(tb, "install-1"), metrics: prometheus.NewRegistry(), log: new(lockedBuffer),
+		key:   mustKey(tb, "install-1"), metrics: prometheus.NewRegistry(), log: new(logtest.Buffer),
 	}
 	cfg := binarycache.Config{
 		Store: c.shelf, StoreDir: c.dir, Keys: []binarycache.SecretKey{c.key}, Registerer: c.metrics,

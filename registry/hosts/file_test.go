@@ -1,7 +1,6 @@
 package hosts_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -9,12 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/closured/closured/internal/logtest"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/registry/hosts"
 )
@@ -307,7 +306,7 @@ func TestNewGivesEveryProblem(t *testing.T) {
 // TestRunPutsTheFileBack: as when k3s starts and empties the folder.
 func TestRunPutsTheFileBack(t *testing.T) {
 	t.Parallel()
-	var log syncBuffer
+	var log logtest.Buffer
 	f := newFile(t, func(c *hosts.Config) {
 		c.Every = time.Millisecond
 		c.Log = slog.New(slog.NewTextHandler(&log, nil))
@@ -350,22 +349,4 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("there is no %s", what)
 		}
 	}
-}
-
-// syncBuffer is a buffer that a logger and a test may use at once.
-type syncBuffer struct {
-	mu sync.Mutex // guards b
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

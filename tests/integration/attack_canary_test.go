@@ -15,28 +15,9 @@ import (
 
 	"google.golang.org/grpc/status"
 
+	"github.com/closured/closured/internal/logtest"
 	"github.com/closured/closured/tests/agent"
 )
-
-// lockedBuffer keeps all that an agent says, which is more than [agent.Agent.Log].
-type lockedBuffer struct {
-	mu   sync.Mutex // guards text
-	text bytes.Buffer
-}
-
-// Write never fails.
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-// String gives all that was written.
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
 
 // watchFor looks all the time for a secret in the arguments and environments of
 // what the agent has started. The function ends that, and gives what was found. A
@@ -96,7 +77,7 @@ func (n node) requireSecret(secret string, processes, texts []string) {
 func TestFault47CanaryInARequest(t *testing.T) {
 	t.Parallel()
 	const canary = "canary-47-secret"
-	var log lockedBuffer
+	var log logtest.Buffer
 	n := start(t, agent.Config{
 		PackageSet: packageSet(t, sourceSet), Log: &log,
 		Args: offline("--policy", policyFile(t, allowAll), "--log-level", "debug", "--eval-timeout", "20s"),

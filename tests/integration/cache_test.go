@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/closured/closured/internal/logtest"
 	"github.com/closured/closured/internal/nixtest"
 	"github.com/closured/closured/tests/agent"
 )
@@ -258,7 +259,7 @@ func TestFault47CredentialsOfACache(t *testing.T) {
 	})
 	c.mu.Unlock()
 	c.url = strings.Replace(c.url, "http://", "http://"+user+":"+secret+"@", 1)
-	var log lockedBuffer
+	var log logtest.Buffer
 	n := start(t, agent.Config{Args: append(c.flags(), "--log-level", "debug"), Log: &log})
 	watch := watchFor(n, secret)
 	v := agent.StorePath(1, good)
