@@ -3,13 +3,8 @@
 package e2e
 
 import (
-	"context"
-	"crypto/sha256"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,20 +12,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-const (
-	describedNamespace = "e2e-niximage"
-	describedImage     = imageHost + "image/" + describedNamespace + "/three"
-	componentDir       = "../../deploy/components/niximage"
-)
-
 // TestNixImage goes the way of docs/niximage.md: the component is installed, an
 // object names three packages, and two pods that came with it run what it
 // describes, one out of the image and one with the volume. Then it changes, others
 // fail, and all of it goes. The namespace enforces the standard "restricted".
 func TestNixImage(t *testing.T) {
-	if os.Getenv("E2E_NIXIMAGE") != "1" {
-		t.Skip("E2E_NIXIMAGE=1 is not set: the component of NixImage is in work")
-	}
 	deployed(t)
 	t.Cleanup(func() { requireClean(t) })
 	installNixImage(t)
@@ -90,112 +76,4 @@ func describedFailures(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-}
-
-// installNixImage adds the component to what is installed, until the test ends.
-func installNixImage(t *testing.T) {
-	t.Helper()
-	t.Cleanup(func() {
-		ctx := context.Background()
-		for _, args := range [][]string{
-			{"namespace", describedNamespace, "--timeout=3m"},
-			{"-f", filepath.Join(componentDir, "closured.dev_niximages.yaml")}, {"-f", filepath.Join(componentDir, "controller.yaml")},
-			{"-f", filepath.Join(componentDir, "controller-rbac.yaml")}, {"-f", filepath.Join(componentDir, "agent-rbac.yaml")},
-			{"-f", filepath.Join(componentDir, "networkpolicy.yaml")},
-		} {
-			if out, err := kubectl(ctx, "", append([]string{"delete", "--ignore-not-found"}, args...)...); err != nil {
-				t.Errorf("deleting %q: %v: %s", args, err, out)
-			}
-		}
-		restart(t) // without the component
-		_, _ = kubectl(ctx, "", "delete", "secret", "-n", agentNamespace, "closured-cache-key", "--ignore-not-found")
-	})
-	if out, _ := kubectl(t.Context(), "", "get", "secret", "-n", agentNamespace, "closured-cache-key", "-o", "name", "--ignore-not-found"); out == "" {
-		key := must(t, "exec", "-n", agentNamespace, "daemonset/closured", "-c", "agent", "--", "closured-controller", "genkey", "closured-1")
-		key = key[strings.LastIndexByte(key, '\n')+1:] // kubectl may say first which pod it took
-		if out, err := kubectl(t.Context(), key, "create", "secret", "generic", "-n", agentNamespace, "closured-cache-key", "--from-file=key=/dev/stdin"); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
-	must(t, "apply", "-k", "deploy-niximage")
-	must(t, "rollout", "status", "-n", agentNamespace, "daemonset/closured", "--timeout=120s")
-	must(t, "rollout", "status", "-n", agentNamespace, "deployment/closured-controller", "--timeout=120s")
-	apply(t, "{apiVersion: v1, kind: Namespace, metadata: {name: "+describedNamespace+", labels: {pod-security.kubernetes.io/enforce: restricted}}}")
-	must(t, "wait", "--for=create", "serviceaccount/default", "-n", describedNamespace, "--timeout=60s")
-}
-
-// apply applies objects.
-func apply(t *testing.T, objects string) {
-	t.Helper()
-	if out, err := kubectl(t.Context(), objects, "apply", "-f", "-"); err != nil {
-		t.Fatalf("%v: %s\n%s", err, out, objects)
-	}
-}
-
-func describedObject(name string, spec ...string) string {
-	return fmt.Sprintf("apiVersion: closured.dev/v1alpha1\nkind: NixImage\nmetadata: {name: %s, namespace: %s}\nspec:\n  %s\n",
-		name, describedNamespace, strings.Join(spec, "\n  "))
-}
-
-// describedPod gives a pod as the standard "restricted" wants it.
-func describedPod(name, container, more string) string {
-	return fmt.Sprintf(`apiVersion: v1
-kind: Pod
-metadata: {name: %s, namespace: %s}
-spec:
-  terminationGracePeriodSeconds: 0
-  securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
-  containers:
-  - {name: main, %s, securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}}
-  %s
-`, name, describedNamespace, container, more)
-}
-
-// awaitJSON waits until a field of an object holds some words.
-func awaitJSON(t *testing.T, name, path, words string) {
-	t.Helper()
-	err := wait(t.Context(), 3*time.Minute, path+" of "+name, func() error {
-		out, err := kubectl(t.Context(), "", "get", "nixi", "-n", describedNamespace, name, "-o", "jsonpath="+path)
-		if err == nil && !strings.Contains(out, words) {
-			err = fmt.Errorf("it is %q, want %q", out, words)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// requireServed wants the node's registry to serve under the tag what the status
-// says, and gives the digest.
-func requireServed(t *testing.T, tag string) string {
-	t.Helper()
-	says := must(t, "get", "nixi", "-n", describedNamespace, "three", "-o", "jsonpath={.status.digest}")
-	if digest, code := manifestOf(t, tag); code != http.StatusOK || digest != says {
-		t.Errorf("%s is %q with code %d, and the status says %s", tag, digest, code, says)
-	}
-	return says
-}
-
-// manifestOf gives the digest of what the node's registry serves, and its code.
-func manifestOf(t *testing.T, reference string) (digest string, code int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	url := "http://" + registryAt + "/v2/" + strings.TrimPrefix(describedImage, imageHost) + "/manifests/" + reference
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Accept", "application/vnd.oci.image.manifest.v1+json")
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	data, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fmt.Sprintf("sha256:%x", sha256.Sum256(data)), res.StatusCode
 }
