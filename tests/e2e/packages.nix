@@ -20,6 +20,7 @@ let
   '';
   paths = (import ./text-closure.nix { n = 1500; seed = "e2e"; }).root;
   first = i: tools "first-${toString i}" "ln -s ${paths} $out/share/many";
+  part = i: tools "part-${toString i}" "head -c 33554432 /dev/urandom > $out/share/data";
 in
 {
   inherit (debian) curl jq;
@@ -28,6 +29,9 @@ in
   two = tools "two" "";
   nested.deep = tools "deep" "";
   ready = tools "ready" "head -c 33554432 /dev/urandom > $out/share/data";
+  # 256 MiB in eight paths that are not the same when they are built again
+  bulk = tools "bulk" (builtins.concatStringsSep "\n"
+    (builtins.genList (i: "ln -s ${part i} $out/share/part-${toString i}") 8));
   many = tools "many" "ln -s ${paths} $out/share/many";
   # ten closures of 1,500 paths, which are in the store when this one is
   firsts = tools "firsts" (builtins.concatStringsSep "\n"
