@@ -23,7 +23,7 @@ let
   part = i: tools "part-${toString i}" "head -c 33554432 /dev/urandom > $out/share/data";
 in
 {
-  inherit (debian) curl jq;
+  inherit (debian) bash curl jq;
   redis = debian.env "redis" [ "redis-server" "redis-tools" ];
   one = tools "one" "";
   two = tools "two" "";
@@ -47,6 +47,12 @@ in
   broken = run "broken-1.0" ''
     echo "cc -c main.c"
     echo "main.c:1:10: fatal error: frobnicate.h: No such file or directory" >&2
+    exit 1
+  '';
+  # says 10 MiB in 200,000 lines, and fails
+  noisy = run "noisy-1.0" ''
+    yes "make[1]: a line of a log that nobody ever wanted" | head -n 210000
+    echo "noisy.c:2:1: error: unknown type name 'imt'" >&2
     exit 1
   '';
 }

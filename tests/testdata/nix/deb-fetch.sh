@@ -8,7 +8,7 @@
 # default those of which nothing is linked: set-up tools and documentation.
 set -eu
 out=$1; shift
-skip=${DEB_SKIP:-'^(debconf.*|dpkg|perl.*|adduser|passwd|init-system-helpers|lsb-base|sysvinit-utils|systemd.*|ucf|sensible-utils|tar|procps|gcc-.*-base|install-info|multiarch-support|cdebconf|media-types|iproute2|.*-common|mount|coreutils|sed|grep|bash|dash|login|util-linux)$'}
+skip=${DEB_SKIP:-'^(base-files|debconf.*|debianutils|dpkg|perl.*|adduser|passwd|init-system-helpers|lsb-base|sysvinit-utils|systemd.*|ucf|sensible-utils|tar|procps|gcc-.*-base|install-info|multiarch-support|cdebconf|media-types|iproute2|.*-common|mount|coreutils|sed|grep|bash|dash|login|util-linux)$'}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$out"
