@@ -33,15 +33,25 @@ func Substituters(addresses []string) ([]string, error) {
 	return all, nil
 }
 
+// descriptionTTL is for how long Nix goes by the description of a path that a cache
+// gave it, in seconds. Its own default is 30 days (narinfo-cache-positive-ttl),
+// by which a node that was wrong would stay wrong after its repair, and one that built
+// a path anew, or came to the address of another, would be asked for what it lacks. A
+// failed realisation is begun again after 10 s at the soonest.
+const descriptionTTL = 10
+
 // NixOptions gives the lines of nix.conf by which a daemon believes what the
-// holders of keys signed, and finds the passwords in the file that Netrc.Write writes. They
-// suit nixcli.Config.Options.
+// holders of keys signed, finds the passwords in the file that Netrc.Write writes, and
+// does not go by what other nodes said long ago. They suit nixcli.Config.Options.
 func NixOptions(keys []SecretKey, netrc string) map[string]string {
 	public := make([]string, len(keys))
 	for i, key := range keys {
 		public[i] = key.Public()
 	}
-	return map[string]string{"extra-trusted-public-keys": strings.Join(public, " "), "netrc-file": netrc}
+	return map[string]string{
+		"extra-trusted-public-keys": strings.Join(public, " "), "netrc-file": netrc,
+		"narinfo-cache-positive-ttl": strconv.Itoa(descriptionTTL),
+	}
 }
 
 // Netrc is the file that tells Nix's daemon the password of each other node. Nix

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -255,4 +256,31 @@ func TestPathsOfEachKindAreFetched(t *testing.T) {
 	if target, err := os.Readlink(b.dir + added + "/link"); err != nil || target != "/etc/passwd" {
 		t.Errorf("the symlink is %q, %v", target, err)
 	}
+}
+
+// TestNixBelievesANodeThatWasRepaired changes what one node answers, under the same
+// address: Nix must not go by what it was told before.
+func TestNixBelievesANodeThatWasRepaired(t *testing.T) {
+	t.Parallel()
+	key := newKey(t, "install-1")
+	a, b := newNode(t, key), newNode(t, key).run(t)
+	root := nixtest.SyntheticClosure(t, a.dir, 2, "peer")
+	var bad atomic.Bool
+	bad.Store(true)
+	address := a.serve(t, func(good http.Handler) http.Handler {
+		unsigned := spoiled(".narinfo", without("Sig:"))(good)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if bad.Load() {
+				unsigned.ServeHTTP(w, r)
+				return
+			}
+			good.ServeHTTP(w, r)
+		})
+	})
+	b.knows(t, address)
+	if err := b.fetch(t, root, address); !errors.Is(err, nixstore.ErrUntrusted) {
+		t.Fatalf("without signatures: %v", err)
+	}
+	bad.Store(false)
+	eventually(t, "the node is believed", func() bool { return b.fetch(t, root, address) == nil })
 }
