@@ -61,37 +61,18 @@ func apply(t *testing.T, objects string) {
 }
 
 func describedObject(name string, spec ...string) string {
-	return fmt.Sprintf("apiVersion: closured.dev/v1alpha1\nkind: NixImage\nmetadata: {name: %s, namespace: %s}\nspec:\n  %s\n",
-		name, describedNamespace, strings.Join(spec, "\n  "))
+	return describedObjectIn(describedNamespace, name, spec...)
 }
 
 // describedPod gives a pod as the standard "restricted" wants it.
 func describedPod(name, container, more string) string {
-	return fmt.Sprintf(`apiVersion: v1
-kind: Pod
-metadata: {name: %s, namespace: %s}
-spec:
-  terminationGracePeriodSeconds: 0
-  securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
-  containers:
-  - {name: main, %s, securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}}
-  %s
-`, name, describedNamespace, container, more)
+	return describedPodIn(describedNamespace, name, container, more)
 }
 
 // awaitJSON waits until a field of an object holds some words.
 func awaitJSON(t *testing.T, name, path, words string) {
 	t.Helper()
-	err := wait(t.Context(), 3*time.Minute, path+" of "+name, func() error {
-		out, err := kubectl(t.Context(), "", "get", "nixi", "-n", describedNamespace, name, "-o", "jsonpath="+path)
-		if err == nil && !strings.Contains(out, words) {
-			err = fmt.Errorf("it is %q, want %q", out, words)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	awaitJSONIn(t, describedNamespace, name, path, words)
 }
 
 // requireServed wants the node's registry to serve under the tag what the status
