@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/closured/closured/controller"
 	"github.com/closured/closured/controller/buildjob"
@@ -49,6 +50,10 @@ func (s *settings) define(f *flag.FlagSet) {
 	f.Func("build-image-pull-policy", "Always, IfNotPresent or Never; left out: as Kubernetes decides", func(v string) error {
 		s.build.PullPolicy = corev1.PullPolicy(v)
 		return oneOf(v, "Always", "IfNotPresent", "Never")
+	})
+	f.Func("build-image-pull-secret", "`name` of a Secret in the object's namespace that build pods pull their image with; repeatable", func(v string) error {
+		s.build.PullSecrets = append(s.build.PullSecrets, v)
+		return nameOf(v)
 	})
 	f.Func("build-command", "`program` in the build image; left out: closured-controller", func(v string) error {
 		s.build.Command = []string{v}
@@ -99,6 +104,14 @@ func oneOf(v string, words ...string) error {
 		return nil
 	}
 	return errors.New("use one of " + strings.Join(words, ", "))
+}
+
+// nameOf checks the name of an object.
+func nameOf(v string) error {
+	if problems := validation.IsDNS1123Subdomain(v); problems != nil {
+		return errors.New(strings.Join(problems, "; "))
+	}
+	return nil
 }
 
 // resources gives the parser of a list such as cpu=10m,memory=64Mi.

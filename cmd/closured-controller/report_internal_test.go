@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -149,11 +150,13 @@ func TestFlags(t *testing.T) {
 	good, err := parseFlags([]string{
 		"--build-image=a", "--build-requests=cpu=1,memory=1Gi", "--build-limits=", "--build-node-selector=a=b",
 		"--build-toleration=gpu=yes:NoSchedule", "--build-toleration=any",
+		"--build-image-pull-secret=one", "--build-image-pull-secret=two",
 	}, io.Discard)
 	must(t, err)
 	b := good.build
 	if b.Requests.Cpu().String() != "1" || len(b.Limits) != 0 || b.Limits == nil || b.NodeSelector["a"] != "b" ||
-		len(b.Tolerations) != 2 || b.Tolerations[0].Value != "yes" || b.Tolerations[1].Operator != "Exists" {
+		len(b.Tolerations) != 2 || b.Tolerations[0].Value != "yes" || b.Tolerations[1].Operator != "Exists" ||
+		!slices.Equal(b.PullSecrets, []string{"one", "two"}) {
 		t.Errorf("build settings %+v", b)
 	}
 	for _, bad := range [][]string{
@@ -164,6 +167,8 @@ func TestFlags(t *testing.T) {
 		{"--build-image=a", "--build-toleration=a:Never"},
 		{"--build-image=a", "--build-deadline=0"},
 		{"--build-image=a", "--build-image-pull-policy=Now"},
+		{"--build-image=a", "--build-image-pull-secret="},
+		{"--build-image=a", "--build-image-pull-secret=a/b"},
 	} {
 		if _, err := parseFlags(bad, io.Discard); err == nil {
 			t.Errorf("%q was taken", bad)

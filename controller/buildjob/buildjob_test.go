@@ -77,7 +77,7 @@ func TestJob(t *testing.T) {
 	i.Spec.Build.NodeSelector = map[string]v1alpha1.SelectorValue{"disk": "fast"}
 	i.Spec.Build.Deadline = &metav1.Duration{Duration: 90 * time.Second}
 	k := key(i, "aarch64-linux")
-	settings := buildjob.Settings{Image: "closured:1", NodeSelector: map[string]string{"disk": "slow", "pool": "nix"}}
+	settings := buildjob.Settings{Image: "closured:1", NodeSelector: map[string]string{"disk": "slow", "pool": "nix"}, PullSecrets: []string{"a"}}
 	job := buildjob.New(i, k, settings)
 	if d := cmp.Diff(job, buildjob.New(i, k, settings)); d != "" {
 		t.Errorf("two calls differ: %s", d)
@@ -92,6 +92,9 @@ func TestJob(t *testing.T) {
 	}
 	if d := cmp.Diff(map[string]string{"packages": "curl jq"}, pod.Volumes[0].CSI.VolumeAttributes); d != "" {
 		t.Errorf("attributes: %s", d)
+	}
+	if d := cmp.Diff([]corev1.LocalObjectReference{{Name: "a"}}, pod.ImagePullSecrets); d != "" {
+		t.Errorf("pull secrets: %s", d)
 	}
 	if *job.Spec.ActiveDeadlineSeconds != 90 || *job.Spec.BackoffLimit != 0 {
 		t.Errorf("deadline %d, back-off limit %d", *job.Spec.ActiveDeadlineSeconds, *job.Spec.BackoffLimit)

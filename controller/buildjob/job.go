@@ -20,6 +20,9 @@ type Settings struct {
 	Image string
 	// PullPolicy is that of the image; empty: Kubernetes' default.
 	PullPolicy corev1.PullPolicy
+	// PullSecrets name the Secrets that the image is pulled with; they are looked up
+	// in the object's namespace.
+	PullSecrets []string
 	// Command is the program in the image; empty: closured-controller.
 	Command []string
 	// Driver is the name of the CSI driver; empty: csi.closured.dev.
@@ -98,6 +101,7 @@ func New(image *v1alpha1.NixImage, key Key, settings Settings) *batchv1.Job {
 func podSpec(spec *v1alpha1.NixImageSpec, system v1alpha1.System, s Settings) corev1.PodSpec {
 	return corev1.PodSpec{
 		RestartPolicy:                corev1.RestartPolicyNever,
+		ImagePullSecrets:             pullSecrets(s.PullSecrets),
 		AutomountServiceAccountToken: new(false),
 		EnableServiceLinks:           new(false),
 		NodeSelector:                 nodeSelector(spec, system, s),
@@ -116,6 +120,14 @@ func podSpec(spec *v1alpha1.NixImageSpec, system v1alpha1.System, s Settings) co
 			}}},
 		},
 	}
+}
+
+func pullSecrets(names []string) []corev1.LocalObjectReference {
+	var secrets []corev1.LocalObjectReference
+	for _, name := range names {
+		secrets = append(secrets, corev1.LocalObjectReference{Name: name})
+	}
+	return secrets
 }
 
 func reporter(spec *v1alpha1.NixImageSpec, system v1alpha1.System, s Settings) corev1.Container {
