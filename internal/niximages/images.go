@@ -132,9 +132,11 @@ func judge(err error) error {
 	const what = "NixImages cannot be read: "
 	switch {
 	case apierrors.IsNotFound(err):
-		return nixstore.Fail(nixstore.ErrUnavailable, "install the chart's CRD", what+"the cluster does not know the kind")
+		return nixstore.Fail(nixstore.ErrUnavailable, "install it with the component deploy/components/niximage, or with nixImage.enabled=true of the chart",
+			what+"the cluster does not know the kind")
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return nixstore.Fail(nixstore.ErrUnavailable, "let the agent's service account list and watch niximages", what+"the agent may not")
+		return nixstore.Fail(nixstore.ErrUnavailable, "apply the component deploy/components/niximage, whose role lets agents list and watch niximages",
+			what+"the agent may not")
 	}
 	return nixstore.Fail(nixstore.ErrUnavailable, "wait, it is asked again and again", what+"the API server does not answer")
 }

@@ -231,7 +231,7 @@ func TestWhatWasSeenHoldsWhileTheAPIServerIsAway(t *testing.T) {
 func TestWithoutTheKindOrTheRight(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]string{
-		http.StatusNotFound: "does not know the kind; next: install", http.StatusForbidden: "the agent may not; next: let",
+		http.StatusNotFound: "does not know the kind; next: install it with the component deploy/components/niximage", http.StatusForbidden: "the agent may not; next: apply the component",
 		http.StatusInternalServerError: "does not answer",
 	} {
 		c := newCluster(t)
