@@ -88,6 +88,12 @@ func page(t *testing.T, path string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return pageAt(t, address, path)
+}
+
+// pageAt gives one of the pages of the agent at an address.
+func pageAt(t *testing.T, address, path string) string {
+	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+path, nil)
 	if err != nil {
 		t.Fatal(err)

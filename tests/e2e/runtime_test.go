@@ -124,6 +124,10 @@ func TestOtherClients(t *testing.T) {
 	})
 }
 
+// collect runs Nix's collector in the container of the daemon.
+const collect = `HOME=/run/closured TMPDIR=/var/lib/closured/tmp NIX_CONF_DIR=/run/closured/etc NIX_USER_CONF_FILES=/dev/null \
+	NIX_STATE_DIR=/run/closured/state NIX_REMOTE="unix:///var/lib/closured/run/nix/socket?root=/var/lib/closured" nix-store --gc`
+
 // TestPulledImageIsNotCollected: Nix's collector takes what no volume has and
 // leaves what was pulled, which can be pulled again.
 func TestPulledImageIsNotCollected(t *testing.T) {
@@ -142,8 +146,6 @@ func TestPulledImageIsNotCollected(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	const collect = `HOME=/run/closured TMPDIR=/var/lib/closured/tmp NIX_CONF_DIR=/run/closured/etc NIX_USER_CONF_FILES=/dev/null \
-		NIX_STATE_DIR=/run/closured/state NIX_REMOTE="unix:///var/lib/closured/run/nix/socket?root=/var/lib/closured" nix-store --gc`
 	out := must(t, "exec", "-n", agentNamespace, "daemonset/closured", "-c", "nix-daemon", "--", "sh", "-c", collect)
 	t.Log(out[strings.LastIndexByte(out, '\n')+1:])
 	if _, err := os.Lstat(filepath.Join(stateDir, other)); !os.IsNotExist(err) {
