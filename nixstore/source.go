@@ -27,6 +27,16 @@ type Source struct {
 	Flake    string      `json:"flake,omitempty"`    // SourceFlake: a flake reference with attribute
 	Expr     string      `json:"expr,omitempty"`     // SourceExpr: a Nix expression
 	Image    string      `json:"image,omitempty"`    // SourceImage: <namespace>/<name>
+	// Origin is what the one path of a SourceStorePath was made of, to make it again
+	// when nobody has it any more; nil: nothing is known. It is no part of what is
+	// named, and so not of Key.
+	Origin *Origin `json:"-"`
+}
+
+// Origin is what a store path was made of.
+type Origin struct {
+	Source Source // of another kind than SourceStorePath and SourceImage
+	Build  bool   // policy lets it be built; false: fetched and merged only
 }
 
 // Canonical gives the source with its lists sorted and without doubles. Two

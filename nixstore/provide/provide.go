@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/closured/closured/internal/logkey"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/nixstore/flight"
 	"github.com/closured/closured/nixstore/pins"
@@ -122,7 +124,28 @@ func (p *Provider) Provide(ctx context.Context, req nixstore.Request) (nixstore.
 		return nixstore.Realised{}, p.settle(ctx, c, req.Source, err)
 	}
 	got, err := p.provide(ctx, c, p.want(src, req.Build))
+	if errors.Is(err, nixstore.ErrNotFound) && src.Origin != nil {
+		got, err = p.makeAgain(ctx, c, src, req.Build)
+	}
 	return got, p.settle(ctx, c, src, err)
+}
+
+// makeAgain makes a path of its origin, because nobody has it any more. A merge of
+// several packages is in no cache ever, and one package that was built here may be
+// in none. The origin may lead elsewhere by now, as when the package set was
+// replaced: what was named is the path, so that nothing else is given for it.
+func (p *Provider) makeAgain(ctx context.Context, c call, src nixstore.Source, build bool) (nixstore.Realised, error) {
+	origin := src.Origin.Source
+	if err := p.check(origin); err != nil {
+		return nixstore.Realised{}, err
+	}
+	p.log.Info("no cache has a path, making it again", slog.String(logkey.Root, short(src)), slog.String(logkey.Source, string(origin.Kind)))
+	got, err := p.provide(ctx, c, p.want(origin, build && src.Origin.Build))
+	if err == nil && !slices.Equal(src.Paths, []nixstore.StorePath{got.Root}) {
+		return nixstore.Realised{}, nixstore.Fail(nixstore.ErrNotFound, "apply the image anew: delete and create it",
+			"no node and no cache has it any more, and its source leads to another path now")
+	}
+	return got, err
 }
 
 // Release implements nixstore.Provider. A Provide of the same holder that is
