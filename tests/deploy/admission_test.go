@@ -22,6 +22,7 @@ func newPolicy(t testing.TB, objects []object, name string) policy {
 	env, err := cel.NewEnv(
 		cel.Variable("object", cel.DynType), cel.Variable("oldObject", cel.DynType), cel.Variable("request", cel.DynType),
 		cel.Variable("namespaceObject", cel.DynType), cel.Variable("variables", cel.DynType),
+		cel.Variable("params", cel.DynType), cel.OptionalTypes(),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +50,7 @@ func (p policy) eval(expression string, with map[string]any) any {
 // review gives why a request is refused; "" when it is not, or is not looked at.
 func (p policy) review(request map[string]any) string {
 	p.t.Helper()
-	with := map[string]any{"object": nil, "oldObject": nil, "request": nil, "namespaceObject": nil}
+	with := map[string]any{"object": nil, "oldObject": nil, "request": nil, "namespaceObject": nil, "params": nil}
 	for key, value := range request {
 		with[key] = value
 	}
