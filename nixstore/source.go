@@ -83,5 +83,6 @@ type HolderKind string
 const (
 	HolderVolume HolderKind = "volumes"
 	HolderImage  HolderKind = "images"
+	HolderBuilt  HolderKind = "built"   // what this node built for described images
 	HolderFlight HolderKind = "flights" // derivations between their evaluation and their build
 )

@@ -21,6 +21,7 @@ import (
 
 	"github.com/closured/closured/api/v1alpha1"
 	"github.com/closured/closured/controller"
+	"github.com/closured/closured/driver/policy"
 	"github.com/closured/closured/internal/niximages"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/nixstore/pins"
@@ -75,10 +76,10 @@ func newNode(t *testing.T, object func(root nixstore.StorePath, digest string) *
 	check(t, err)
 	n.images = follow(t, object(n.root, n.digest(t)))
 	c := cluster{images: n.images}
-	n.provider, err = provide.New(provide.Config{Store: store, Pins: p, Images: c.imageSource()})
+	n.provider, err = provide.New(provide.Config{Store: store, Pins: p, Images: c.imageSource(policy.Default())})
 	check(t, err)
 	t.Cleanup(n.provider.Close)
-	r, err := registry.New(registry.Config{Provider: n.provider, Pins: p, Images: n.builder, Policy: everybody{}, Named: c.named()})
+	r, err := registry.New(registry.Config{Provider: n.provider, Pins: p, Images: n.builder, Policy: everybody{}, Named: c.named(policy.Default())})
 	check(t, err)
 	t.Cleanup(r.Close)
 	n.server = httptest.NewServer(r.Handler())
@@ -262,7 +263,7 @@ func TestAVolumeOfAnImage(t *testing.T) {
 
 func TestWithoutAClusterThereAreNoImages(t *testing.T) {
 	t.Parallel()
-	if c := (cluster{}); c.imageSource() != nil || c.named() != nil {
+	if c := (cluster{}); c.imageSource(nil) != nil || c.named(nil) != nil {
 		t.Error("something resolves images")
 	}
 }

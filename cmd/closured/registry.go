@@ -20,7 +20,7 @@ type images struct {
 	hosts    *hosts.File // nil: containerd is not told
 }
 
-// openRegistry needs the policy that openDriver has read.
+// openRegistry makes the registry, and what leads containerd to it.
 func (a *agent) openRegistry(ctx context.Context) error {
 	if a.cfg.registry.address == "" {
 		return a.forgetRegistry()
@@ -33,7 +33,7 @@ func (a *agent) openRegistry(ctx context.Context) error {
 		return err
 	}
 	a.images.registry, err = registry.New(registry.Config{
-		Provider: a.provider, Pins: a.pins, Images: builder, Policy: pullPolicy{a.rules}, Named: a.cluster.named(),
+		Provider: a.provider, Pins: a.pins, Images: builder, Policy: pullPolicy{a.rules}, Named: a.cluster.named(a.rules),
 		Finder: a.store, Flights: a.provider, Host: a.cfg.registry.host, Keep: a.cfg.registry.keep,
 		Log: a.component("registry"), Registerer: a.metrics,
 	})

@@ -99,7 +99,7 @@ func findKubelet(dir string) error {
 // assemble makes the parts from left to right of the import order.
 func (a *agent) assemble(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		a.readCacheKeys, a.openStore, a.openViews, a.openKubernetes, a.openPeers, a.openProvider, a.openDriver,
+		a.openPolicy, a.readCacheKeys, a.openStore, a.openViews, a.openKubernetes, a.openPeers, a.openProvider, a.openDriver,
 		a.openServers, a.openRegistry, a.openCache,
 	} {
 		if err := step(ctx); err != nil {
@@ -150,21 +150,26 @@ func (a *agent) openProvider(context.Context) (err error) {
 		return err
 	}
 	a.provider, err = provide.New(provide.Config{
-		Store: a.store, Pins: a.pins, Evaluator: evaluator, Images: a.cluster.imageSource(),
+		Store: a.store, Pins: a.pins, Evaluator: evaluator, Images: a.cluster.imageSource(a.rules),
 		Peers: a.neighbours.substituters(), Log: a.component("provide"),
 	})
 	return err
 }
 
-func (a *agent) openDriver(context.Context) (err error) {
+func (a *agent) openPolicy(context.Context) (err error) {
 	a.rules = policy.Default()
-	if a.cfg.policyFile != "" {
-		a.policy, err = policy.OpenFile(policy.FileConfig{Path: a.cfg.policyFile, Log: a.component("policy"), Registerer: a.metrics})
-		if err != nil {
-			return err
-		}
-		a.rules = a.policy
+	if a.cfg.policyFile == "" {
+		return nil
 	}
+	a.policy, err = policy.OpenFile(policy.FileConfig{Path: a.cfg.policyFile, Log: a.component("policy"), Registerer: a.metrics})
+	if err != nil {
+		return err
+	}
+	a.rules = a.policy
+	return nil
+}
+
+func (a *agent) openDriver(context.Context) (err error) {
 	cfg := driver.Config{
 		Name: a.cfg.driverName, Version: version, NodeID: a.cfg.nodeName, KubeletDir: a.cfg.kubeletDir,
 		Provider: a.provider, Pins: a.pins, Views: a.views, Policy: a.rules,
@@ -203,6 +208,7 @@ func (a *agent) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	parts := []func(context.Context) error{a.store.Run, a.daemon.Run, a.views.Run, a.server.Run}
 	parts = append(parts, a.cluster.parts()...)
+	parts = append(parts, a.keepers()...)
 	parts = append(parts, a.images.parts()...)
 	parts = append(parts, a.neighbours.parts()...)
 	if a.policy != nil {

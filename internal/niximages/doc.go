@@ -2,11 +2,16 @@
 // closure a name stands for on this node, with which settings its image is made,
 // and which nodes have it.
 //
-// It keeps, of each object, what is needed to serve it (some 2 kB) in memory, and
-// follows changes by a watch. An API server that is away is no trouble: what was
+// It keeps, of each object, what is needed to serve it (some 2 kB, and its source)
+// in memory, and follows changes by a watch. An API server that is away is no trouble: what was
 // seen last holds. A cluster without the kind, or that does not let the agent read
 // it, is told once in the log, and to whoever asks. It is no controller, writes
-// nothing, and realises nothing.
+// nothing to the cluster, and realises nothing.
+//
+// # Keeping
+//
+// What a node built must stay there for as long as an object names it: nobody else
+// may have it. Keep holds a pin for each such closure.
 //
 // # Waiting
 //
@@ -18,7 +23,7 @@
 //
 // # Concurrency and crashes
 //
-// All methods may be called concurrently. Run belongs to one goroutine; what it
-// starts ends with it. Nothing is on disk: after a restart the API server is
-// asked again.
+// All methods may be called concurrently. Run and Keep belong to one goroutine
+// each; what they start ends with them. Nothing but the pins is on disk: after a
+// restart the API server is asked again, and the pins stay until it has answered.
 package niximages

@@ -19,6 +19,8 @@ type object struct {
 	systems  []string // that the spec asks for
 	images   []image  // that are served now
 	versions []version
+	resolved []image          // built, and perhaps not served yet: another system may lack
+	origin   *nixstore.Origin // of images; nil when the spec names store paths
 	stuck    bool   // somebody has to change something
 	why      string // what is waited for, one line
 }
@@ -41,7 +43,10 @@ type version struct {
 
 // compact keeps what is needed of an object.
 func compact(from *v1alpha1.NixImage) *object {
-	o := &object{tag: from.Spec.Tag, images: imagesOf(from.Status.Images)}
+	o := &object{tag: from.Spec.Tag, images: imagesOf(from.Status.Images), origin: originOf(&from.Spec)}
+	for _, r := range from.Status.Resolved {
+		o.resolved = append(o.resolved, imagesOf([]v1alpha1.SystemImage{r.SystemImage})...)
+	}
 	for _, s := range from.Spec.EffectiveSystems() {
 		o.systems = append(o.systems, string(s))
 	}
@@ -55,6 +60,24 @@ func compact(from *v1alpha1.NixImage) *object {
 	}
 	o.why, o.stuck = explain(from)
 	return o
+}
+
+// originOf gives the source that a spec names; nil for store paths. Whether it may
+// be used, and built, is for the policy to say.
+func originOf(spec *v1alpha1.NixImageSpec) *nixstore.Origin {
+	switch {
+	case len(spec.Contents) > 0:
+		names := make([]string, 0, len(spec.Contents))
+		for _, name := range spec.Contents {
+			names = append(names, string(name))
+		}
+		return &nixstore.Origin{Source: nixstore.Source{Kind: nixstore.SourcePackages, Packages: names}}
+	case spec.FlakeRef != "":
+		return &nixstore.Origin{Source: nixstore.Source{Kind: nixstore.SourceFlake, Flake: spec.FlakeRef}}
+	case spec.Expression != "":
+		return &nixstore.Origin{Source: nixstore.Source{Kind: nixstore.SourceExpr, Expr: spec.Expression}}
+	}
+	return nil
 }
 
 // imagesOf reads images, but for those that no agent can have written: a status is

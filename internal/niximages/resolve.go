@@ -43,7 +43,7 @@ func (i *Images) Source(ctx context.Context, name string) (nixstore.Source, erro
 		if !ok {
 			return nixstore.Source{}, q.pending(o)
 		}
-		return sourceOf(found), nil
+		return o.sourceOf(found), nil
 	})
 }
 
@@ -147,7 +147,7 @@ func (q question) version(o *object, reference string) (Version, *holdup) {
 		if err != nil {
 			return Version{}, &holdup{err, 0}
 		}
-		return Version{Source: sourceOf(found), Settings: Settings(v.config), Digest: found.digest, Index: index}, nil
+		return Version{Source: o.sourceOf(found), Settings: Settings(v.config), Digest: found.digest, Index: index}, nil
 	}
 	if reference == o.tag {
 		return Version{}, q.pending(o)
@@ -193,22 +193,34 @@ func (q question) elsewhere(digest string) *holdup {
 		"%s of the NixImage %s is not for %s, the system of this node", digest, q.key, q.cfg.System), 0}
 }
 
-func sourceOf(i image) nixstore.Source {
-	return nixstore.Source{Kind: nixstore.SourceStorePath, Paths: []nixstore.StorePath{i.root}}
+// sourceOf gives what an image is made of. That of an earlier version nobody knows.
+func (o *object) sourceOf(i image) nixstore.Source {
+	src := nixstore.Source{Kind: nixstore.SourceStorePath, Paths: []nixstore.StorePath{i.root}}
+	if now, ok := of(o.images, i.system); ok && now.root == i.root {
+		src.Origin = o.origin
+	}
+	return src
 }
 
 // nodesOf adds the nodes that have the root's closure.
 func (o *object) nodesOf(root nixstore.StorePath, nodes map[string]struct{}) {
-	add := func(images []image) {
-		for _, i := range images {
-			if i.root == root && i.node != "" {
-				nodes[i.node] = struct{}{}
-			}
+	o.eachImage(func(i image) {
+		if i.root == root && i.node != "" {
+			nodes[i.node] = struct{}{}
 		}
-	}
-	add(o.images)
+	})
+}
+
+// eachImage calls visit with all images that the object names, some repeatedly.
+func (o *object) eachImage(visit func(image)) {
+	lists := [][]image{o.images, o.resolved}
 	for _, v := range o.versions {
-		add(v.images)
+		lists = append(lists, v.images)
+	}
+	for _, images := range lists {
+		for _, i := range images {
+			visit(i)
+		}
 	}
 }
 

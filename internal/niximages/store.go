@@ -75,8 +75,7 @@ func (s store) Transformer() cache.TransformFunc {
 		n.ObjectMeta = metav1.ObjectMeta{
 			Namespace: n.Namespace, Name: n.Name, Generation: n.Generation, ResourceVersion: n.ResourceVersion,
 		}
-		n.Spec.Contents, n.Spec.Expression, n.Spec.FlakeRef = nil, "", ""
-		n.Spec.Config, n.Spec.Build, n.Status.Resolved = v1alpha1.ImageConfig{}, v1alpha1.BuildSettings{}, nil
+		n.Spec.Config, n.Spec.Build = v1alpha1.ImageConfig{}, v1alpha1.BuildSettings{}
 		return n, nil
 	}
 }

@@ -21,7 +21,7 @@ const (
 
 // kinds gives the folders that belong to this package.
 func kinds() []nixstore.HolderKind {
-	return []nixstore.HolderKind{nixstore.HolderVolume, nixstore.HolderImage, nixstore.HolderFlight}
+	return []nixstore.HolderKind{nixstore.HolderVolume, nixstore.HolderImage, nixstore.HolderBuilt, nixstore.HolderFlight}
 }
 
 // Open reads all pins below dir, which is

@@ -66,6 +66,7 @@ func TestAPinIsALinkThatOutlivesTheProcess(t *testing.T) {
 	holders := []nixstore.Holder{
 		volume("csi-1"), volume("csi-2"),
 		{Kind: nixstore.HolderImage, Name: "image"},
+		{Kind: nixstore.HolderBuilt, Name: "built"},
 		{Kind: nixstore.HolderFlight, Name: "1.flight"},
 	}
 	for n, h := range holders {
