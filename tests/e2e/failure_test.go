@@ -62,7 +62,7 @@ func TestLongBuilds(t *testing.T) {
 	long := create(t, newPod(plain, "long", attributes{"packages": "slow"}))
 	endless := create(t, newPod(plain, "endless", attributes{"packages": "endless"}))
 	err := wait(t.Context(), time.Minute, "the build", func() error {
-		if builders(t) == 0 {
+		if len(builders(t, "endless")) == 0 {
 			return fmt.Errorf("nothing builds")
 		}
 		return nil
@@ -85,8 +85,8 @@ func TestLongBuilds(t *testing.T) {
 	}
 	requireStory(t, long, "slow")
 	err = wait(t.Context(), 2*time.Minute, "the end of the other build", func() error {
-		if n := builders(t); n > 0 {
-			return fmt.Errorf("%d processes build", n)
+		if pids := builders(t, "endless"); len(pids) > 0 {
+			return fmt.Errorf("processes %v build", pids)
 		}
 		return nil
 	})
@@ -95,21 +95,23 @@ func TestLongBuilds(t *testing.T) {
 	}
 }
 
-// builders counts the processes that build the endless package.
-func builders(t *testing.T) int {
+// builders gives the processes that build one of the packages that say so in
+// their scripts.
+func builders(t *testing.T, name string) []int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := 0
+	var found []int
 	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err != nil {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
 			continue
 		}
 		data, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err == nil && bytes.Contains(data, []byte("closured-e2e-endless")) {
-			found++
+		if err == nil && bytes.Contains(data, []byte("closured-e2e-"+name)) {
+			found = append(found, pid)
 		}
 	}
 	return found

@@ -20,6 +20,8 @@ let
   '';
   paths = (import ./text-closure.nix { n = 1500; seed = "e2e"; }).root;
   first = i: tools "first-${toString i}" "ln -s ${paths} $out/share/many";
+  # a package that does what a test wrote in a file, so that it can be another one
+  told = name: tools name (let file = ./. + "/${name}.sh"; in if builtins.pathExists file then builtins.readFile file else "");
   part = i: tools "part-${toString i}" "head -c 33554432 /dev/urandom > $out/share/data";
 in
 {
@@ -28,6 +30,8 @@ in
   one = tools "one" "";
   two = tools "two" "";
   nested.deep = tools "deep" "";
+  moving = told "moving";
+  slowly = told "slowly";
   ready = tools "ready" "head -c 33554432 /dev/urandom > $out/share/data";
   # 256 MiB in eight paths that are not the same when they are built again
   bulk = tools "bulk" (builtins.concatStringsSep "\n"

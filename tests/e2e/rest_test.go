@@ -60,10 +60,13 @@ func processor(t *testing.T, pid int) time.Duration {
 	return time.Duration(ticks) * time.Second / 100 // USER_HZ is 100 everywhere
 }
 
-func memoryOf(t *testing.T, pid int) int64 {
+func memoryOf(t *testing.T, pid int) int64 { return procStatus(t, pid, "VmRSS") }
+
+// procStatus gives one of the amounts of memory of proc(5), status, in bytes.
+func procStatus(t *testing.T, pid int, name string) int64 {
 	t.Helper()
 	for line := range strings.Lines(read(t, fmt.Sprintf("/proc/%d/status", pid))) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
 			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 			if err != nil {
 				t.Fatal(err)
@@ -71,6 +74,6 @@ func memoryOf(t *testing.T, pid int) int64 {
 			return kib << 10
 		}
 	}
-	t.Fatal("no VmRSS")
+	t.Fatal("no " + name)
 	return 0
 }
