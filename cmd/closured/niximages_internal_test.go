@@ -267,3 +267,34 @@ func TestWithoutAClusterThereAreNoImages(t *testing.T) {
 		t.Error("something resolves images")
 	}
 }
+
+func TestThePolicyOfTheNamespaceIsAskedAboutOrigins(t *testing.T) {
+	t.Parallel()
+	rules, err := policy.Parse([]byte(`rules:
+- {namespaces: [tools], sources: [image, packages], build: false}
+- {namespaces: [dev], sources: [image, packages, nixExpr]}
+- {namespaces: ["*"], sources: [image]}
+`))
+	check(t, err)
+	for kind, origin := range map[string]nixstore.Source{
+		"packages": {Kind: nixstore.SourcePackages, Packages: []string{"a"}}, "expression": {Kind: nixstore.SourceExpr, Expr: "a"},
+	} {
+		for namespace, want := range map[string]string{
+			"tools": map[string]string{"packages": "fetched", "expression": "refused"}[kind],
+			"dev":   "built",
+			"other": "refused",
+		} {
+			src := permitted(rules, namespace, nixstore.Source{Kind: nixstore.SourceStorePath, Origin: &nixstore.Origin{Source: origin}})
+			got := "refused"
+			if src.Origin != nil {
+				got = map[bool]string{true: "built", false: "fetched"}[src.Origin.Build]
+			}
+			if got != want {
+				t.Errorf("%s of the namespace %s may be %s, want %s", kind, namespace, got, want)
+			}
+		}
+	}
+	if src := permitted(rules, "dev", nixstore.Source{}); src.Origin != nil {
+		t.Errorf("no origin became %+v", src.Origin)
+	}
+}
