@@ -37,6 +37,7 @@ func TestChartAndKustomizeAgree(t *testing.T) {
 		"start-up taint": {dir: "../tests/deploy/testdata/startup-taint", set: values{
 			"startupTaint": values{"enabled": true},
 		}},
+		"NixImage": {dir: niximage, set: values{"nixImage": values{"enabled": true}}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -86,10 +87,14 @@ func walk(v any) any {
 		out := map[string]any{}
 		for key, value := range v {
 			switch key {
-			case "app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart", "checksum/nix-conf":
-			default:
-				out[key] = walk(value)
+			case "app.kubernetes.io/instance", "app.kubernetes.io/version", "helm.sh/chart", "helm.sh/resource-policy", "checksum/nix-conf":
+				continue
+			case "app.kubernetes.io/managed-by":
+				if value == "Helm" {
+					continue
+				}
 			}
+			out[key] = walk(value)
 		}
 		return out
 	case []any:
@@ -167,6 +172,9 @@ func TestVersionsAgree(t *testing.T) {
 	image := func(objects []object, name string) string {
 		return fmt.Sprint(items(find(t, objects, "DaemonSet", name), "spec", "template", "spec", "containers")[0]["image"])
 	}
+	controller := func(objects []object) string {
+		return fmt.Sprint(items(find(t, objects, "Deployment", "closured-controller"), "spec", "template", "spec", "containers")[0]["image"])
+	}
 	want := image(kustomize(t, "base"), "closured")
 	if !strings.HasPrefix(want, "ghcr.io/closured/closured:v") {
 		t.Errorf("the base runs %s", want)
@@ -175,6 +183,8 @@ func TestVersionsAgree(t *testing.T) {
 		"overlays/default": image(kustomize(t, "overlays/default"), "closured"),
 		"cleanup":          image(kustomize(t, "cleanup"), "closured-cleanup"),
 		"the chart":        image(chart(t, nil), "closured"),
+		"the component":    controller(kustomize(t, niximage)),
+		"its controller":   controller(chart(t, withNixImage(nil))),
 	} {
 		if got != want {
 			t.Errorf("%s runs %s, the base %s", name, got, want)

@@ -97,7 +97,7 @@ func checkBuilds(t *testing.T, name string, tests map[string]struct {
 	says  string // "": it is allowed
 }) {
 	t.Helper()
-	for source, objects := range map[string][]object{"component": kustomize(t, niximage)} {
+	for source, objects := range niximageSources(t) {
 		p := newPolicy(t, objects, name)
 		for name, test := range tests {
 			t.Run(source+"/"+name, func(t *testing.T) {
@@ -235,7 +235,7 @@ func TestNobodyRunsCommandsInABuildPod(t *testing.T) {
 		"in another pod of that place": {connect("exec", "web-0123456789abcdef-abcdf"), ""},
 		"to a port of a build pod":     {connect("portforward", "web-0123456789abcdef-abcde"), ""},
 	})
-	for source, objects := range map[string][]object{"component": kustomize(t, niximage)} {
+	for source, objects := range niximageSources(t) {
 		ref := at(find(t, objects, "ValidatingAdmissionPolicyBinding", "closured-build-exec"), "spec", "paramRef")
 		// With a namespace it would protect that one only; without Allow nobody could
 		// run a command anywhere else.
@@ -266,7 +266,13 @@ func TestOnlyTheControllerWritesStatuses(t *testing.T) {
 // TestEveryPolicyIsBound: a policy without a binding says nothing.
 func TestEveryPolicyIsBound(t *testing.T) {
 	t.Parallel()
-	objects := kustomize(t, niximage)
+	for source, objects := range niximageSources(t) {
+		requireBound(t, source, objects)
+	}
+}
+
+func requireBound(t *testing.T, source string, objects []object) {
+	t.Helper()
 	policies := 0
 	for _, o := range objects {
 		if o["kind"] != "ValidatingAdmissionPolicy" {
@@ -277,10 +283,10 @@ func TestEveryPolicyIsBound(t *testing.T) {
 		binding := find(t, objects, "ValidatingAdmissionPolicyBinding", name)
 		actions, _ := at(binding, "spec", "validationActions").([]any)
 		if at(binding, "spec", "policyName") != name || len(actions) != 1 || actions[0] != "Deny" || at(o, "spec", "failurePolicy") != "Fail" {
-			t.Errorf("%s is bound by %v", name, binding["spec"])
+			t.Errorf("%s: %s is bound by %v", source, name, binding["spec"])
 		}
 	}
 	if policies != 5 {
-		t.Errorf("there are %d policies", policies)
+		t.Errorf("%s: there are %d policies", source, policies)
 	}
 }

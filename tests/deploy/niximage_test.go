@@ -1,15 +1,14 @@
 package deploy
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/client-go/kubernetes/scheme"
-	"sigs.k8s.io/yaml"
 )
 
 const (
@@ -17,91 +16,176 @@ const (
 	crd      = "CustomResourceDefinition"
 )
 
-// TestNixImageObjects decodes what the component adds strictly, and finds it to
-// be beside what the base has, in the same namespace.
-func TestNixImageObjects(t *testing.T) {
+// withNixImage gives values with NixImage on, and others of it.
+func withNixImage(more values) values {
+	set := values{"enabled": true}
+	maps.Copy(set, more)
+	return values{"nixImage": set}
+}
+
+// niximageSources gives what installs NixImage, by kustomize and by Helm.
+func niximageSources(t testing.TB) map[string][]object {
+	t.Helper()
+	return map[string][]object{"component": kustomize(t, niximage), "chart": chart(t, withNixImage(nil))}
+}
+
+// TestTheKindStaysWhenTheReleaseGoes: with the kind all its objects would go.
+func TestTheKindStaysWhenTheReleaseGoes(t *testing.T) {
 	t.Parallel()
-	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
-	kinds := 0
-	for _, o := range kustomize(t, niximage) {
-		if o["kind"] == crd {
-			kinds++
-			continue
-		}
-		text, err := yaml.Marshal(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := decoder.Decode(text, nil, nil); err != nil {
-			t.Errorf("%s: %v", id(o), err)
-		}
-	}
-	if kinds != 1 {
-		t.Errorf("there are %d kinds, want NixImage", kinds)
+	kind := find(t, chart(t, withNixImage(nil)), crd, "niximages.closured.dev")
+	if at(kind, "metadata", "annotations", "helm.sh/resource-policy") != "keep" {
+		t.Errorf("the kind has %v", at(kind, "metadata"))
 	}
 }
 
-// TestNixImageRights compares what the component adds to the rights of the base
-// with a list that somebody has read.
-func TestNixImageRights(t *testing.T) {
+// TestTheNotesTellOfTheKey: agents wait for the Secret, so somebody has to say so.
+func TestTheNotesTellOfTheKey(t *testing.T) {
 	t.Parallel()
-	before := rights(t, kustomize(t, "base"))
-	var added []string
-	for _, line := range rights(t, kustomize(t, niximage)) {
-		if !slices.Contains(before, line) {
-			added = append(added, line)
+	for name, test := range map[string]struct {
+		set  values
+		says bool
+	}{
+		"without NixImage": {nil, false},
+		"with NixImage":    {withNixImage(nil), true},
+	} {
+		files, err := helm(test.set)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	want := []string{
-		"ClusterRole closured-controller: create,patch events in events.k8s.io",
-		"ClusterRole closured-controller: get,list,watch niximages in closured.dev",
-		"ClusterRole closured-controller: list events in core",
-		"ClusterRole closured-controller: list,watch pods in core",
-		"ClusterRole closured-controller: list,watch,create,patch,delete jobs in batch",
-		"ClusterRole closured-controller: patch niximages/status in closured.dev",
-		"ClusterRole closured-controller: update niximages/finalizers in closured.dev",
-		"ClusterRole closured-niximages: list,watch niximages in closured.dev",
-		"ClusterRoleBinding closured-controller: closured-controller to ServiceAccount closured-system/closured-controller",
-		"ClusterRoleBinding closured-niximages: closured-niximages to ServiceAccount closured-system/closured",
-		"Role closured-system/closured-controller: create,patch events in core",
-		"Role closured-system/closured-controller: get,create,update leases in coordination.k8s.io",
-		"Role closured-system/closured-peers: list pods in core",
-		"RoleBinding closured-system/closured-controller: closured-controller to ServiceAccount closured-system/closured-controller",
-		"RoleBinding closured-system/closured-peers: closured-peers to ServiceAccount closured-system/closured",
-		"container agent: port 5859/TCP, host port 0 of \"\"",
-		"container agent: secret closured-cache-key",
-		"container controller: drops [ALL]",
-		"container controller: port 9859/TCP, host port 0 of \"\"",
-		"container controller: port 9860/TCP, host port 0 of \"\"",
-		"container controller: privileged false, escalation false, read-only root true",
-		"pod: a token in every container",
-		"pod: priority \"\"",
-	}
-	if diff := cmp.Diff(want, added); diff != "" {
-		t.Errorf("added rights (-read by somebody +asked for now):\n%s", diff)
+		notes := files["closured/templates/NOTES.txt"]
+		if strings.Contains(notes, "genkey") != test.says || strings.Contains(notes, "closured-cache-key") != test.says {
+			t.Errorf("%s: the notes are\n%s", name, notes)
+		}
 	}
 }
 
 // TestTheControllerIsRestricted: its pod is one of the pod security standard
-// "restricted", though the namespace allows more; and it runs the agent's image,
-// with the agent's settings.
+// "restricted", though the namespace allows more.
 func TestTheControllerIsRestricted(t *testing.T) {
 	t.Parallel()
-	objects := kustomize(t, niximage)
-	controller := pods(t, []object{find(t, objects, "Deployment", "closured-controller")})[0]
-	agent := pods(t, []object{find(t, objects, "DaemonSet", "closured")})[0].Containers[0]
-	s := controller.SecurityContext
-	if s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.RunAsUser == nil || *s.RunAsUser == 0 ||
-		s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault || len(controller.Volumes) > 0 {
-		t.Errorf("the pod is not restricted: %+v", controller)
-	}
-	if len(controller.Containers) != 1 || controller.Containers[0].Image != agent.Image || agent.Image == "closured" {
-		t.Errorf("the controller runs %q, and the agent %q", controller.Containers[0].Image, agent.Image)
-	}
-	for _, flag := range []string{"--driver-name=", "--registry-host=", "--registry-compression="} {
-		if ours, theirs := argument(controller.Containers[0].Args, flag), argument(agent.Args, flag); ours == "" || ours != theirs {
-			t.Errorf("%s is %q for the controller, and %q for the agent", flag, ours, theirs)
+	for name, objects := range niximageSources(t) {
+		controller := pods(t, []object{find(t, objects, "Deployment", "closured-controller")})[0]
+		s := controller.SecurityContext
+		if s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.RunAsUser == nil || *s.RunAsUser == 0 ||
+			s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault || len(controller.Volumes) > 0 {
+			t.Errorf("%s: the pod is not restricted: %+v", name, controller)
 		}
+	}
+}
+
+// TestControllerAndAgentsAgree: the controller runs the agent's image, with the
+// agent's settings, on which digests and references depend.
+func TestControllerAndAgentsAgree(t *testing.T) {
+	t.Parallel()
+	changed := withNixImage(nil)
+	maps.Copy(changed, values{
+		"image":      values{"repository": "example.org/closured", "tag": "v9"},
+		"driverName": "csi.example.org", "registry": values{"host": "nix.example:5000", "compression": "zstd"},
+	})
+	off := withNixImage(nil)
+	off["registry"] = values{"enabled": false, "host": "other.internal"}
+	sources := niximageSources(t)
+	sources["chart with other values"] = chart(t, changed)
+	sources["chart without a registry"] = chart(t, off)
+	for name, objects := range sources {
+		controller := pods(t, []object{find(t, objects, "Deployment", "closured-controller")})[0].Containers
+		agent := pods(t, []object{find(t, objects, "DaemonSet", "closured")})[0].Containers[0]
+		if len(controller) != 1 || controller[0].Image != agent.Image || agent.Image == "closured" {
+			t.Errorf("%s: the controller runs %q, and the agent %q", name, controller[0].Image, agent.Image)
+		}
+		for _, flag := range []string{"--driver-name=", "--registry-host=", "--registry-compression="} {
+			if ours, theirs := argument(controller[0].Args, flag), argument(agent.Args, flag); ours == "" || ours != theirs {
+				t.Errorf("%s: %s is %q for the controller, and %q for the agent", name, flag, ours, theirs)
+			}
+		}
+	}
+}
+
+// TestAgentsFindEachOther: the flag that names the agents' pods, their labels, the
+// port that they listen on, the policy that opens it, and the Secret.
+func TestAgentsFindEachOther(t *testing.T) {
+	t.Parallel()
+	sources := niximageSources(t)
+	sources["chart with other values"] = chart(t, withNixImage(values{"cache": values{"port": 7000, "secretName": "mine"}}))
+	for name, objects := range sources {
+		set := find(t, objects, "DaemonSet", "closured")
+		pod := pods(t, []object{set})[0]
+		agent := pod.Containers[0]
+		labels, _ := at(set, "spec", "template", "metadata", "labels").(object)
+		for pair := range strings.SplitSeq(strings.TrimPrefix(argument(agent.Args, "--cache-peers="), namespace+"/"), ",") {
+			if key, value, ok := strings.Cut(pair, "="); !ok || labels[key] != value {
+				t.Errorf("%s: agents look for pods with %q, and are %v", name, pair, labels)
+			}
+		}
+		port := strings.TrimPrefix(argument(agent.Args, "--cache-address="), ":")
+		if !slices.ContainsFunc(agent.Ports, func(p corev1.ContainerPort) bool { return p.Name == "cache" && fmt.Sprint(p.ContainerPort) == port }) {
+			t.Errorf("%s: the cache is at %q, and the ports are %v", name, port, agent.Ports)
+		}
+		rule := items(find(t, objects, "NetworkPolicy", "closured-cache"), "spec", "ingress")[0]
+		if fmt.Sprint(items(rule, "ports")[0]["port"]) != port {
+			t.Errorf("%s: the cache is at %q, and open is %v", name, port, rule["ports"])
+		}
+		want := "closured-cache-key"
+		if strings.HasSuffix(name, "values") {
+			want = "mine"
+		}
+		if !slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool {
+			return v.Name == "cache-key" && v.Secret != nil && v.Secret.SecretName == want && v.Secret.Optional == nil
+		}) {
+			t.Errorf("%s: there is no volume of the Secret %s", name, want)
+		}
+	}
+}
+
+// TestValuesOfBuildsReachTheController as flags, and the defaults do not.
+func TestValuesOfBuildsReachTheController(t *testing.T) {
+	t.Parallel()
+	common := []string{
+		"--build-image-pull-policy=IfNotPresent", "--driver-name=csi.closured.dev", "--registry-host=nix.internal", "--registry-compression=none",
+		"--health-address=:9859", "--metrics-address=:9860",
+	}
+	tests := map[string]struct {
+		set  values
+		want []string // beside those
+	}{
+		"the defaults": {nil, nil},
+		"everything": {
+			values{
+				"controller": values{"logLevel": "debug", "extraArgs": []any{"--workers=8"}},
+				"build": values{
+					"imagePullSecrets": []any{"a", "b.c"}, "requests": values{"cpu": 1, "memory": "1.5Gi"}, "limits": values{"memory": "2Gi", "example.org/gpu": 1},
+					"nodeSelector": values{"example.org/pool": "builds", "fast": ""}, "deadline": "2h30m",
+					"tolerations": []any{
+						values{"key": "builds", "operator": "Exists"}, values{"key": "example.org/pool", "value": "builds", "effect": "NoSchedule"},
+						values{"key": "gone", "operator": "Equal", "value": "", "effect": "NoExecute"},
+					},
+				},
+			},
+			[]string{
+				"--build-image-pull-secret=a", "--build-image-pull-secret=b.c", "--build-requests=cpu=1,memory=1.5Gi",
+				"--build-limits=example.org/gpu=1,memory=2Gi", "--build-node-selector=example.org/pool=builds", "--build-node-selector=fast=",
+				"--build-toleration=builds", "--build-toleration=example.org/pool=builds:NoSchedule", "--build-toleration=gone=:NoExecute",
+				"--build-deadline=2h30m", "--log-level=debug", "--workers=8",
+			},
+		},
+		"no limits and requests": {
+			values{"build": values{"requests": values{"cpu": nil, "memory": nil}, "limits": values{"memory": nil}}},
+			[]string{"--build-requests=", "--build-limits="},
+		},
+		"one request less": {values{"build": values{"requests": values{"cpu": nil}}}, []string{"--build-requests=memory=64Mi"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			args := pods(t, []object{find(t, chart(t, withNixImage(test.set)), "Deployment", "closured-controller")})[0].Containers[0].Args
+			if diff := cmp.Diff(append(slices.Clone(common), test.want...), args); diff != "" {
+				t.Errorf("arguments (-want +got):\n%s", diff)
+			}
+		})
+	}
+	always := chart(t, values{"image": values{"pullPolicy": "Always"}, "nixImage": values{"enabled": true}})
+	if args := pods(t, []object{find(t, always, "Deployment", "closured-controller")})[0].Containers[0].Args; argument(args, "--build-image-pull-policy=") != "Always" {
+		t.Errorf("the image is pulled always, and build pods have %q", args)
 	}
 }
 

@@ -33,10 +33,12 @@ func TestRightsDoNotGrow(t *testing.T) {
 		{"overlays/nixos", kustomize(t, "overlays/nixos")},
 		{"base and components/startup-taint", kustomize(t, "../tests/deploy/testdata/startup-taint")},
 		{"base and components/no-registry", kustomize(t, "../tests/deploy/testdata/no-registry")},
+		{"base and components/niximage", kustomize(t, niximage)},
 		{"cleanup", kustomize(t, "cleanup")},
 		{"overlays/k3s/cleanup", kustomize(t, "overlays/k3s/cleanup")},
 		{"overlays/rke2/cleanup", kustomize(t, "overlays/rke2/cleanup")},
 		{"chart", chart(t, nil)},
+		{"chart with NixImage", chart(t, withNixImage(nil))},
 	} {
 		fmt.Fprintf(&b, "# %s\n%s\n", source.name, strings.Join(rights(t, source.objects), "\n"))
 	}

@@ -9,6 +9,8 @@ import (
 func TestBadValuesAreRefused(t *testing.T) {
 	t.Parallel()
 	rule := func(v values) values { return values{"policy": values{"rules": []any{v}}} }
+	build := func(v values) values { return values{"nixImage": values{"build": v}} }
+	taint := func(v values) values { return build(values{"tolerations": []any{v}}) }
 	tests := map[string]struct {
 		set  values
 		says string
@@ -51,6 +53,23 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"a registry on a port of its choice":        {values{"registry": values{"address": "127.0.0.1:0"}}, "address"},
 		"a compression that there is not":           {values{"registry": values{"compression": "xz"}}, "compression"},
 		"a relative folder of containerd":           {values{"registry": values{"certsDir": "certs.d"}}, "certsDir"},
+		"a value of NixImage that nobody reads":     {values{"nixImage": values{"enable": true}}, "enable"},
+		"a number of controllers in words":          {values{"nixImage": values{"controller": values{"replicas": "two"}}}, "replicas"},
+		"a pull policy of builds that there is not": {build(values{"pullPolicy": "Sometimes"}), "pullPolicy"},
+		"pull secrets as pods write them":           {build(values{"imagePullSecrets": []any{values{"name": "a"}}}), "imagePullSecrets"},
+		"a request in words":                        {build(values{"requests": values{"cpu": "some"}}), "requests"},
+		"a limit that smuggles in another":          {build(values{"limits": values{"memory": "1Gi,cpu=1"}}), "limits"},
+		"a deadline in milliseconds":                {build(values{"deadline": "100ms"}), "deadline"},
+		"a deadline without a unit":                 {build(values{"deadline": "3600"}), "deadline"},
+		"a label of nodes that is none":             {build(values{"nodeSelector": values{"a": "b c"}}), "nodeSelector"},
+		"a toleration of everything":                {taint(values{"operator": "Exists"}), "tolerations"},
+		"a toleration for some seconds":             {taint(values{"key": "a", "operator": "Exists", "tolerationSeconds": 5}), "tolerations"},
+		"a toleration of any value, with one":       {taint(values{"key": "a", "operator": "Exists", "value": "b"}), "tolerations"},
+		"a toleration of a value, without":          {taint(values{"key": "a", "operator": "Equal"}), "tolerations"},
+		"the port of metrics, twice":                {values{"nixImage": values{"cache": values{"port": 9858}}}, "port"},
+		"a name of a Secret with a slash":           {values{"nixImage": values{"cache": values{"secretName": "a/b"}}}, "secretName"},
+		"an account that ends the expression":       {values{"nixImage": values{"admission": values{"kubelets": []any{`a", "system:authenticated`}}}}, "kubelets"},
+		"nobody who makes the pods of Jobs":         {values{"nixImage": values{"admission": values{"jobControllers": []any{}}}}, "jobControllers"},
 		"a test without a command":                  {values{"test": values{"command": []any{}}}, "command"},
 		"an attribute of the test that is no text":  {values{"test": values{"attributes": values{"writable": true}}}, "writable"},
 	}
@@ -76,8 +95,16 @@ func TestGoodValuesAreTaken(t *testing.T) {
 		"everything allowed": {"policy": values{"rules": []any{values{
 			"namespaces": []any{"dev-*"}, "sources": []any{"flakeRef", "nixExpr"}, "flakes": []any{"github:our-org/*"}, "build": true,
 		}}}},
-		"another registry":   {"registry": values{"host": "nix.internal:5000", "address": "127.1.2.3:80", "compression": "zstd"}},
-		"settings of Nix":    {"nixConf": values{"netrc-file": "/etc/closured-netrc/netrc", "fallback": true, "max-jobs": "auto", "http-connections": 50}},
+		"another registry": {"registry": values{"host": "nix.internal:5000", "address": "127.1.2.3:80", "compression": "zstd"}},
+		"settings of Nix":  {"nixConf": values{"netrc-file": "/etc/closured-netrc/netrc", "fallback": true, "max-jobs": "auto", "http-connections": 50}},
+		"NixImage": {"nixImage": values{
+			"enabled": true, "controller": values{"replicas": 2}, "cache": values{"port": 7000, "secretName": "key"},
+			"admission": values{"jobControllers": []any{"system:serviceaccount:kube-system:job-controller"}},
+			"build": values{
+				"pullPolicy": "Always", "imagePullSecrets": []any{"registry"}, "requests": values{"cpu": "0.5"}, "limits": values{"cpu": 1, "memory": "1Gi"},
+				"tolerations": []any{values{"key": "a", "operator": "Exists"}, values{"key": "a", "value": "b", "effect": "NoSchedule"}}, "deadline": "1h30m",
+			},
+		}},
 		"one node at a time": {"updateStrategy": values{"maxUnavailable": 1}},
 	}
 	for name, set := range tests {

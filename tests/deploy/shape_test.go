@@ -1,11 +1,14 @@
 package deploy
 
 import (
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
@@ -22,6 +25,7 @@ func TestObjectsAreOfKubernetes(t *testing.T) {
 		"nixDaemon":        values{"env": []any{values{"name": "https_proxy", "value": "http://proxy"}}, "extraVolumeMounts": []any{values{"name": "x", "mountPath": "/x"}}},
 		"extraVolumes":     []any{values{"name": "x", "secret": values{"secretName": "x"}}},
 		"affinity":         values{"nodeAffinity": values{}}, "podLabels": values{"a": "b"}, "podAnnotations": values{"a": "b"},
+		"nixImage": values{"enabled": true, "controller": values{"affinity": values{"nodeAffinity": values{}}, "tolerations": []any{values{"operator": "Exists"}}}},
 	}
 	sources := map[string][]object{
 		"base": kustomize(t, "base"), "default": kustomize(t, "overlays/default"), "k3s": kustomize(t, "overlays/k3s"),
@@ -30,6 +34,7 @@ func TestObjectsAreOfKubernetes(t *testing.T) {
 		"cleanup of k3s": kustomize(t, "overlays/k3s/cleanup"), "cleanup of rke2": kustomize(t, "overlays/rke2/cleanup"),
 		"no registry":   kustomize(t, "../tests/deploy/testdata/no-registry"),
 		"startup taint": kustomize(t, "../tests/deploy/testdata/startup-taint"),
+		"NixImage":      kustomize(t, niximage),
 		"chart":         chart(t, nil), "chart with everything": chart(t, everything), "chart on NixOS": chart(t, values{"hostStore": true}),
 	}
 	files, err := filepath.Glob(folder + "/examples/*.yaml")
@@ -45,7 +50,11 @@ func TestObjectsAreOfKubernetes(t *testing.T) {
 	}
 	sources["helm test"] = parse(t, []byte(tests["closured/templates/tests/volume.yaml"]))
 
-	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	kinds := runtime.NewScheme()
+	if err := errors.Join(scheme.AddToScheme(kinds), apiextensionsv1.AddToScheme(kinds)); err != nil {
+		t.Fatal(err)
+	}
+	decoder := serializer.NewCodecFactory(kinds, serializer.EnableStrict).UniversalDeserializer()
 	for name, objects := range sources {
 		if len(objects) == 0 {
 			t.Errorf("%s holds no objects", name)
@@ -69,8 +78,9 @@ func TestVolumesAndMountsMatch(t *testing.T) {
 	for name, objects := range map[string][]object{
 		"base": kustomize(t, "base"), "nixos": kustomize(t, "overlays/nixos"), "cleanup": kustomize(t, "cleanup"),
 		"k3s": kustomize(t, "overlays/k3s"), "CRI-O": kustomize(t, "overlays/crio"),
-		"no registry": kustomize(t, "../tests/deploy/testdata/no-registry"),
-		"chart":       chart(t, nil), "chart on NixOS": chart(t, values{"hostStore": true}),
+		"no registry": kustomize(t, "../tests/deploy/testdata/no-registry"), "NixImage": kustomize(t, niximage),
+		"chart with NixImage": chart(t, withNixImage(nil)),
+		"chart":               chart(t, nil), "chart on NixOS": chart(t, values{"hostStore": true}),
 		"chart without a registry": chart(t, values{"registry": values{"enabled": false}}),
 	} {
 		for _, pod := range pods(t, objects) {

@@ -25,3 +25,20 @@ app.kubernetes.io/component: agent
 {{- define "closured.daemonSocket" -}}
 {{ if .Values.hostStore }}/nix/var/nix/daemon-socket/socket{{ else }}{{ .Values.stateDir }}/run/nix/socket{{ end }}
 {{- end }}
+
+{{- define "closured.controllerSelector" -}}
+app.kubernetes.io/name: closured
+app.kubernetes.io/component: controller
+{{- end }}
+
+{{- /* Quantities as flags write them: cpu=10m,memory=64Mi. */}}
+{{- define "closured.quantities" -}}
+{{- $words := list }}
+{{- range $name, $amount := . }}{{ $words = append $words (printf "%s=%v" $name $amount) }}{{ end }}
+{{- join "," $words }}
+{{- end }}
+
+{{- /* A toleration as the flag writes it: key=value:effect. */}}
+{{- define "closured.toleration" -}}
+{{ .key }}{{ if ne (.operator | default "Equal") "Exists" }}={{ .value }}{{ end }}{{ with .effect }}:{{ . }}{{ end }}
+{{- end }}
