@@ -89,6 +89,7 @@ type Config struct {
 	// Events hears of volumes whose closure is not on the node yet; nil: nobody does.
 	Events   Events
 	Flights  Flights      // required with Events
+	Images   Images       // for events of volumes that wait for one; nil: there are none
 	Closures Closures     // for the sizes in events; nil: they name none
 	Log      *slog.Logger // nil: discard
 }

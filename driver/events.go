@@ -10,6 +10,9 @@ import (
 
 // The reasons of events, for machines: they never change their meaning.
 const (
+	// ReasonWaiting (Normal): the volume names an image that is being built elsewhere.
+	// Once for each volume.
+	ReasonWaiting = "ClosureWaiting"
 	// ReasonRealising (Normal): the closure is not on the node, and work on it runs.
 	// Once for each volume.
 	ReasonRealising = "ClosureRealising"
@@ -41,6 +44,14 @@ type Events interface {
 type Flights interface {
 	// Running gives them with the names of their holders, "<kind>/<name>".
 	Running() []provide.Running
+}
+
+// Images tells of the images that volumes name. Safe for concurrent use.
+type Images interface {
+	// Waiting gives, in one line, what the image <namespace>/<name> waits for. waits
+	// is false when it is there, when it is not known, and when it waits for somebody's
+	// hand: that is a failure.
+	Waiting(name string) (why string, waits bool)
 }
 
 // Closures reads closures that are in the store. Safe for concurrent use.

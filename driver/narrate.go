@@ -68,6 +68,7 @@ func markAfter(age time.Duration) time.Duration {
 // its narrator while it runs.
 type story struct {
 	holder   nixstore.Holder
+	waited   bool          // it was told that the volume waits for an image
 	flight   time.Time     // when the flight began that was told of last; zero: of none
 	told     time.Duration // the last mark told of it
 	failure  string        // the gist of the last failure told; empty: of none
@@ -76,7 +77,10 @@ type story struct {
 }
 
 // empty tells whether nothing was told.
-func (s *story) empty() bool { return s.flight.IsZero() && s.failure == "" }
+func (s *story) empty() bool { return s.fresh() && !s.waited }
+
+// fresh tells whether nothing was told of work on the closure.
+func (s *story) fresh() bool { return s.flight.IsZero() && s.failure == "" }
 
 // stories remembers stories by volume.
 type stories struct {
@@ -122,6 +126,7 @@ type narrator struct {
 	d     *Driver
 	r     request
 	pod   attributes.Pod
+	image string // that the volume names; empty: none
 	words *redact.Redactor
 	story *story
 
@@ -133,12 +138,13 @@ type narrator struct {
 
 // narrate begins to tell about a call, unless nobody listens or nobody is known
 // whom to tell. The caller ends it with stop or end.
-func (d *Driver) narrate(r request, pod attributes.Pod) *narrator {
+func (d *Driver) narrate(r request, attrs attributes.Attributes) *narrator {
+	pod := attrs.Pod
 	if d.cfg.Events == nil || pod.Namespace == "" || pod.Name == "" || pod.UID == "" {
 		return nil
 	}
 	n := &narrator{
-		d: d, r: r, pod: pod, words: d.words, story: d.stories.get(r.id, r.holder),
+		d: d, r: r, pod: pod, image: attrs.Source.Image, words: d.words, story: d.stories.get(r.id, r.holder),
 		quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	n.timer = time.AfterFunc(coldAfter, n.run)
@@ -165,12 +171,13 @@ func (n *narrator) run() {
 func (n *narrator) look(now time.Time) time.Duration {
 	f, ok := n.flight()
 	if !ok {
+		n.waits()
 		return noFlightEvery
 	}
 	age := now.Sub(f.Started)
 	mark := markBefore(age)
 	switch s := n.story; {
-	case s.empty():
+	case s.fresh():
 		n.tell(ReasonRealising, n.realisingNote(f, age))
 		s.told = mark
 	case !s.flight.Equal(f.Started):
@@ -181,6 +188,20 @@ func (n *narrator) look(now time.Time) time.Duration {
 	}
 	n.story.flight = f.Started
 	return markAfter(age) - age
+}
+
+// waits tells that the volume waits for its image, if that is so and news, and
+// gives whether it is so.
+func (n *narrator) waits() bool {
+	if n.image == "" || n.d.cfg.Images == nil {
+		return false
+	}
+	why, ok := n.d.cfg.Images.Waiting(n.image)
+	if ok && !n.story.waited {
+		n.story.waited = true
+		n.tell(ReasonWaiting, n.note(n.volume()+": waiting for the NixImage "+n.image+": "+why))
+	}
+	return ok
 }
 
 // flight gives the flight that the volume waits for.
@@ -220,6 +241,8 @@ func (n *narrator) end(ctx context.Context, root nixstore.StorePath, err error) 
 		}
 		n.tell(ReasonReady, n.readyNote(ctx, root))
 		n.d.stories.drop(n.r.id)
+	case errors.Is(err, nixstore.ErrUnavailable) && n.waits():
+		// Kubelet's own event is a warning, and says the same as this error.
 	case !unfinished(err):
 		n.failed(err)
 	}

@@ -125,7 +125,7 @@ func (d *Driver) bring(ctx context.Context, r request) error {
 	if err := d.checkOpens(r.target); err != nil {
 		return err // before the work, not after it
 	}
-	n := d.narrate(r, attrs.Pod)
+	n := d.narrate(r, attrs)
 	defer n.stop() // also when the work panics
 	root, err := d.realiseAndMount(ctx, r, attrs, build)
 	n.end(ctx, root, err)

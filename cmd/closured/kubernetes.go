@@ -62,6 +62,7 @@ func (c cluster) configure(cfg *driver.Config) {
 		return // an interface must be nil, and not hold a nil
 	}
 	cfg.HostUsers, cfg.Events = c.client, events{c.recorder}
+	cfg.Images = c.images
 }
 
 // parts gives what has to run.

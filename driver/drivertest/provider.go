@@ -21,7 +21,7 @@ func Root(name string) nixstore.StorePath {
 }
 
 // Provider is a nixstore.Provider that has the roots whose names were given to
-// Add, as store paths and as packages of the same names.
+// Add, as store paths, and as packages and images of the same names.
 type Provider struct {
 	// Hook is called as a step ("provide", "release") begins; its error is the step's.
 	Hook func(step string) error
@@ -159,8 +159,12 @@ func (p *Provider) realise(ctx context.Context, req nixstore.Request) (nixstore.
 		}
 	}
 	name := strings.Join(req.Source.Packages, "+")
-	if req.Source.Kind == nixstore.SourceStorePath {
+	switch req.Source.Kind {
+	case nixstore.SourceStorePath:
 		name = req.Source.Paths[0].Name()
+	case nixstore.SourceImage:
+		_, name, _ = strings.Cut(req.Source.Image, "/")
+	default: // packages, or nothing that it has
 	}
 	p.mu.Lock()
 	w, known := p.works[name]

@@ -162,6 +162,26 @@ func TestErrorsSayWhatIsWaitedFor(t *testing.T) {
 	}
 }
 
+func TestWhatAVolumeWaitsFor(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	building := condition(v1alpha1.ConditionBuilding, v1alpha1.ReasonRealising, "x86_64-linux: node-a realises it")
+	c.put(object("shop", "building", building))
+	c.put(object("shop", "again", building, version("v1", image(x86, "r-1", "1", "")))) // the earlier version is served
+	c.put(object("shop", "stalled", condition(v1alpha1.ConditionStalled, v1alpha1.ReasonBuildFailed, "no")))
+	c.put(object("shop", "elsewhere", func(n *v1alpha1.NixImage) { n.Spec.Systems = []v1alpha1.System{arm} }))
+	i := c.follow(t, hasty)
+	eventually(t, "all are known", func() bool { return i.Count() == 4 })
+	if why, waits := i.Waiting("shop/building"); !waits || why != "Realising: x86_64-linux: node-a realises it" {
+		t.Errorf("it waits: %t, for %q", waits, why)
+	}
+	for _, name := range []string{"shop/again", "shop/stalled", "shop/elsewhere", "shop/missing", "other/building"} {
+		if why, waits := i.Waiting(name); waits {
+			t.Errorf("%s waits for %q", name, why)
+		}
+	}
+}
+
 func TestVersionsByTagAndDigest(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)

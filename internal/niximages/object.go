@@ -21,8 +21,8 @@ type object struct {
 	versions []version
 	resolved []image          // built, and perhaps not served yet: another system may lack
 	origin   *nixstore.Origin // of images; nil when the spec names store paths
-	stuck    bool   // somebody has to change something
-	why      string // what is waited for, one line
+	stuck    bool             // somebody has to change something
+	why      string           // what is waited for, one line
 }
 
 // image is the image of one system.

@@ -47,6 +47,21 @@ func (i *Images) Source(ctx context.Context, name string) (nixstore.Source, erro
 	})
 }
 
+// Waiting gives what the image <namespace>/<name> waits for on this node: one line
+// of the object's conditions. waits is false when the image is there, when there is
+// no such object, or no image for this node's system, and when somebody has to
+// change something.
+func (i *Images) Waiting(name string) (why string, waits bool) {
+	i.mu.RLock()
+	o := i.objects[name]
+	i.mu.RUnlock()
+	if o == nil || o.stuck || !slices.Contains(o.systems, i.cfg.System) {
+		return "", false
+	}
+	_, there := of(o.images, i.cfg.System)
+	return o.why, !there
+}
+
 // Version gives what a tag, or the digest of a manifest or index, stands for on
 // this node. Errors are those of Source.
 func (i *Images) Version(ctx context.Context, namespace, name, reference string) (Version, error) {
