@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 )
 
 // foreign are words of others than closured that the page explains.
@@ -67,7 +69,7 @@ func program(t *testing.T) string {
 		}
 		b.WriteString(strings.Join(strings.Fields(string(text)), " "))
 	}
-	for _, dir := range []string{"cmd", "driver", "internal", "nixstore", "registry"} {
+	for _, dir := range []string{"api/v1alpha1", "cmd", "controller", "driver", "internal", "nixstore", "registry"} {
 		err := filepath.WalkDir(filepath.Join("../..", dir), func(path string, _ fs.DirEntry, err error) error {
 			if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
 				add(path)
@@ -79,5 +81,71 @@ func program(t *testing.T) string {
 		}
 	}
 	add(folder + "/base/admission.yaml")
+	add(folder + "/components/niximage/builds.yaml")
 	return b.String()
+}
+
+// TestDocumentedValuesAreThoseOfTheChart: each value that a table names is there,
+// and each one of NixImage is in the table of its page.
+func TestDocumentedValuesAreThoseOfTheChart(t *testing.T) {
+	t.Parallel()
+	var all values
+	text, err := os.ReadFile(chartDir + "/values.yaml")
+	if err == nil {
+		err = yaml.UnmarshalStrict(text, &all)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]bool{}
+	for _, page := range []string{"install.md", "niximage.md"} {
+		for _, name := range documentedValues(t, page) {
+			documented[name] = true
+			if at(all, strings.Split(name, ".")...) == nil {
+				t.Errorf("%s documents %s, which values.yaml does not have", page, name)
+			}
+		}
+	}
+	sections, _ := all["nixImage"].(values)
+	for section, of := range sections {
+		if of, ok := of.(values); ok {
+			for name := range of {
+				if name = "nixImage." + section + "." + name; !documented[name] {
+					t.Errorf("no page has %s", name)
+				}
+			}
+		}
+	}
+	if len(documented) < 25 {
+		t.Errorf("only %d values are documented: %v", len(documented), sortedKeys(documented))
+	}
+}
+
+// documentedValues gives the first cells of the tables of values; in one cell
+// `.b` after `a.c` is a.b.
+func documentedValues(t *testing.T, page string) []string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/" + page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	inside := false
+	for line := range strings.Lines(string(text)) {
+		inside = strings.HasPrefix(line, "| value |") || inside && strings.HasPrefix(line, "|")
+		if !inside || !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		parent := ""
+		for _, quote := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(strings.Split(line, "|")[1], -1) {
+			name := quote[1]
+			if strings.HasPrefix(name, ".") {
+				name = parent + name
+			} else if i := strings.LastIndex(name, "."); i > 0 {
+				parent = name[:i]
+			}
+			names = append(names, name)
+		}
+	}
+	return names
 }

@@ -3,6 +3,7 @@ package deploy
 import (
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -182,6 +183,15 @@ func TestValuesOfBuildsReachTheController(t *testing.T) {
 				t.Errorf("arguments (-want +got):\n%s", diff)
 			}
 		})
+	}
+	program, err := os.ReadFile("../../cmd/closured-controller/flags.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, arg := range append(common, tests["everything"].want...) {
+		if name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "="); !strings.Contains(string(program), fmt.Sprintf("%q", name)) {
+			t.Errorf("the controller has no flag %s", name)
+		}
 	}
 	always := chart(t, values{"image": values{"pullPolicy": "Always"}, "nixImage": values{"enabled": true}})
 	if args := pods(t, []object{find(t, always, "Deployment", "closured-controller")})[0].Containers[0].Args; argument(args, "--build-image-pull-policy=") != "Always" {
