@@ -227,7 +227,11 @@ func slim(object any) (any, error) {
 	switch o := object.(type) {
 	case *batchv1.Job:
 		o.ManagedFields = nil
-		o.Spec.Template = corev1.PodTemplateSpec{}
+		var images []corev1.Container
+		for _, c := range o.Spec.Template.Spec.Containers {
+			images = append(images, corev1.Container{Image: c.Image})
+		}
+		o.Spec.Template = corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: images}}
 	case *corev1.Pod:
 		o.ManagedFields = nil
 		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/closured/closured/api/v1alpha1"
 	"github.com/closured/closured/controller/buildjob"
+	"github.com/closured/closured/nixstore"
 )
 
 // mergePatch is the type of buildjob.FailurePatch.
@@ -37,6 +38,9 @@ func (r *reconciler) observe(ctx context.Context, image *v1alpha1.NixImage) ([]b
 			continue // another's, or of an object that had this name before
 		}
 		o, err := r.observeJob(ctx, job)
+		if err == nil && o.Phase == buildjob.Succeeded {
+			o, err = r.believe(ctx, image, o)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -66,6 +70,34 @@ func (r *reconciler) observeJob(ctx context.Context, job *batchv1.Job) (buildjob
 		return buildjob.Observation{}, err
 	}
 	return buildjob.Observe(facts), nil
+}
+
+// believe gives the observation of a report, or of a failure when the pod that
+// reported is not the one that was asked for. It asks the API server for that pod:
+// the cache has no specs.
+func (r *reconciler) believe(ctx context.Context, image *v1alpha1.NixImage, o buildjob.Observation) (buildjob.Observation, error) {
+	list, err := pods(ctx, r.live, o.Job)
+	if err != nil {
+		return buildjob.Observation{}, err
+	}
+	want := buildjob.New(image, o.Key, r.settings).Spec.Template.Spec
+	if c := o.Job.Spec.Template.Spec.Containers; len(c) > 0 {
+		want.Containers[0].Image = c[0].Image // an earlier release's, when it was made by one
+	}
+	problem := "it is gone"
+	for _, pod := range list {
+		if problem = buildjob.Foreign(&pod.Spec, &want); problem != "" {
+			break
+		}
+	}
+	if problem == "" {
+		return o, nil
+	}
+	failure := nixstore.Fail(nixstore.ErrInvalid, "see who may make or change such pods; a webhook that changes images needs --build-image, others an exception",
+		"the report of the build pod is not believed: %s", problem)
+	o.Phase, o.Reason, o.Message = buildjob.Failed, v1alpha1.ReasonReportFailed, buildjob.Clip(failure.Error())
+	o.Mark, o.Time = true, metav1.NewTime(r.now())
+	return o, nil
 }
 
 // reported tells whether a pod's container has ended.
