@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 )
 
-// tokenDir is where webhooks mount tokens in all containers.
-const tokenDir = "/var/run/secrets/"
+// webhookDir is where webhooks mount tokens in all containers.
+const webhookDir = "/var/run/secrets/"
 
 // Foreign says why a pod's report on its volume need not be true: the pod is not as
 // it was asked for in what its report depends on. "" is no reason. What webhooks
@@ -59,7 +59,7 @@ func foreignReporter(got, want *corev1.Container) string {
 		return "its environment chooses programs"
 	}
 	for _, m := range got.VolumeMounts {
-		if !mounts(want, m) && !strings.HasPrefix(path.Clean(m.MountPath), tokenDir) {
+		if !mounts(want, m) && !strings.HasPrefix(path.Clean(m.MountPath), webhookDir) {
 			return "something else is mounted at " + m.MountPath
 		}
 	}
