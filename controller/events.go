@@ -17,8 +17,10 @@ const (
 	eventPublished    = "Published"
 )
 
-// noteMax bounds an event's note in bytes (events.k8s.io/v1 allows 1024).
-const noteMax = 1000
+// noteMax bounds an event's note in bytes, but for the mark of what was cut off
+// (events.k8s.io/v1 allows 1024). What an agent says of a failed build, 1000 bytes
+// that end with the end of its log, has room behind the name of a system.
+const noteMax = 1021
 
 // teller makes events of what changes. They are for people: a controller that is
 // killed before it sent one sends it never.

@@ -12,10 +12,6 @@ import (
 	"github.com/closured/closured/nixstore/provide"
 )
 
-// headMax bounds, in bytes, what a failure's note says before the log, so that
-// the log always has room.
-const headMax = 600
-
 // volume names the volume as the pod's author does, where the target tells.
 func (n *narrator) volume() string {
 	if n.d.cfg.KubeletDir == "" {
@@ -76,24 +72,15 @@ func (n *narrator) readyNote(ctx context.Context, root nixstore.StorePath) strin
 // their logs: a builder says last what it died of. gist is the note without the
 // log, in which times and numbers may differ between failures that are the same.
 func (n *narrator) failureNote(err error) (gist, note string) {
-	var heads, logs []string
-	for _, f := range failures(err) {
-		head := nixstore.Failure{Cause: f.Cause, Next: f.Next}
-		heads = append(heads, head.Error())
-		logs = append(logs, f.Log...)
-	}
-	if len(heads) == 0 {
-		heads = []string{err.Error()}
-	}
-	gist = n.note(n.volume() + ": " + strings.Join(heads, "; also: "))
+	head, logs := told(err)
+	gist = n.note(n.volume() + ": " + head)
 	// Together, as a secret may span lines; and before anything is cut, as half a
 	// secret is not recognised.
 	log := strings.TrimSpace(n.words.Text(strings.Join(logs, "\n")))
 	if log == "" {
 		return gist, gist
 	}
-	head := cutEnd(gist, headMax) + "; log: "
-	return gist, head + cutBegin(plain(strings.ReplaceAll(log, "\n", " | ")), messageMax-len(head))
+	return gist, withLog(gist, plain(strings.ReplaceAll(log, "\n", logBreak)))
 }
 
 // note makes a text fit for an event.

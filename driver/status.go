@@ -78,17 +78,46 @@ func toStatus(err error) error {
 	return status.Error(codeOf(err), message(err))
 }
 
+// headMax bounds, in bytes, what a text says before a log that has no room beside
+// it, so that there is some for the log.
+const headMax = 600
+
 // message gives what a user reads of err: the words of its failures, without the
-// way that they took through the program. Several are told one after the other.
+// way that they took through the program. Several are told one after the other,
+// and then the end of their logs: a builder says last what it died of.
 func message(err error) string {
-	var texts []string
+	head, logs := told(err)
+	if len(logs) == 0 {
+		return tame(head)
+	}
+	return withLog(plain(head), plain(strings.Join(logs, logBreak)))
+}
+
+// told gives causes and next steps of err's failures, and the lines of their logs.
+func told(err error) (head string, logs []string) {
+	var heads []string
 	for _, f := range failures(err) {
-		texts = append(texts, f.Error())
+		words := nixstore.Failure{Cause: f.Cause, Next: f.Next}
+		heads = append(heads, words.Error())
+		logs = append(logs, f.Log...)
 	}
-	if len(texts) == 0 {
-		texts = []string{err.Error()}
+	if len(heads) == 0 {
+		heads = []string{err.Error()}
 	}
-	return tame(strings.Join(texts, "; also: "))
+	return strings.Join(heads, "; also: "), logs
+}
+
+// logBreak stands between the lines of a log.
+const logBreak = " | "
+
+// withLog adds to a head as much of a log's end as there is room for.
+func withLog(head, log string) string {
+	const intro = "; log: "
+	if len(head)+len(intro)+len(log) > messageMax {
+		head = cutEnd(head, headMax)
+	}
+	head += intro
+	return head + cutBegin(log, messageMax-len(head))
 }
 
 // failures gives the outermost failures in err's tree, in its order.

@@ -96,6 +96,36 @@ func TestMessageBeginsWithTheFailure(t *testing.T) {
 	}
 }
 
+// TestMessageEndsWithTheLog: of a log only the end stays, which says what a builder
+// died of, and neither crowds the other out.
+func TestMessageEndsWithTheLog(t *testing.T) {
+	t.Parallel()
+	lines := make([]string, 20)
+	for i := range lines {
+		lines[i] = strings.Repeat("line ", 20)
+	}
+	lines[19] = "fatal: é"
+	long := &nixstore.Failure{Kind: nixstore.ErrBuild, Cause: "it " + strings.Repeat("failed ", 200), Next: "mend it", Log: lines}
+	short := &nixstore.Failure{Kind: nixstore.ErrBuild, Cause: "it failed", Next: "mend it", Log: []string{"a", "b\x1bc"}}
+	if got, want := message(short), "it failed; next: mend it; log: a | b c"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := message(errors.Join(short, short)), "it failed; next: mend it; also: it failed; next: mend it; log: a | b c | a | b c"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	long2 := *long
+	long2.Cause = "it failed"
+	for name, f := range map[string]*nixstore.Failure{"both long": long, "log long": &long2} {
+		got := message(f)
+		if len(got) > messageMax || len(got) < messageMax-10 || !utf8.ValidString(got) {
+			t.Errorf("%s: %d bytes, valid %t", name, len(got), utf8.ValidString(got))
+		}
+		if !strings.HasPrefix(got, "it failed") || !strings.HasSuffix(got, " | fatal: é") || !strings.Contains(got, "; log: …") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
 func FuzzTame(f *testing.F) {
 	f.Add("plain")
 	f.Add("two\nlines\x1b[31m red \u202e backwards \x00")
