@@ -22,7 +22,8 @@ type NixImage struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec is what the user wants.
+	// Spec says what shall be in the image, and how it is built. Exactly one of
+	// contents, flakeRef, expression and storePaths is set.
 	// +required
 	Spec NixImageSpec `json:"spec"`
 	// Status is what the controller found. Nobody else writes it.

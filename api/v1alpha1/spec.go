@@ -53,7 +53,8 @@ type NixImageSpec struct {
 	// +kubebuilder:validation:Pattern=`^[!-~]+$`
 	FlakeRef string `json:"flakeRef,omitempty"`
 
-	// Expression is a Nix expression that gives a derivation, or a list of them.
+	// Expression is a Nix expression that gives a derivation, or a list of them, or a
+	// function of the operator's package set that does, such as pkgs: [ pkgs.curl ].
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4000
@@ -112,19 +113,21 @@ type ImageConfig struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=1024
+	// +kubebuilder:validation:items:Pattern=`^[^\x00]*$`
 	Entrypoint []string `json:"entrypoint,omitempty"`
 	// Cmd are the arguments that a pod's args replace.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=1024
+	// +kubebuilder:validation:items:Pattern=`^[^\x00]*$`
 	Cmd []string `json:"cmd,omitempty"`
 	// Env are variables, each as NAME=value.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=1024
-	// +kubebuilder:validation:items:Pattern=`^[A-Za-z_][A-Za-z0-9_.-]*=`
+	// +kubebuilder:validation:items:Pattern=`^[A-Za-z_][A-Za-z0-9_.-]*=[^\x00]*$`
 	Env []string `json:"env,omitempty"`
 	// User is a user, or user:group, by number or by name.
 	// +optional
@@ -134,7 +137,7 @@ type ImageConfig struct {
 	// WorkingDir is the folder that the program starts in.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:Pattern=`^(/.*)?$`
+	// +kubebuilder:validation:Pattern=`^(/[^\x00\n]*)?$`
 	WorkingDir string `json:"workingDir,omitempty"`
 	// ExposedPorts are ports, such as 8080 or 53/udp.
 	// +optional
@@ -146,12 +149,14 @@ type ImageConfig struct {
 	// Labels are the image's labels.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32
+	// +kubebuilder:validation:XValidation:rule="self.all(k, k != '')",message="a label needs a name"
 	Labels map[string]LabelValue `json:"labels,omitempty"`
 }
 
 // LabelValue is the value of an image's label.
 //
 // +kubebuilder:validation:MaxLength=1024
+// +kubebuilder:validation:Pattern=`^[^\x00]*$`
 type LabelValue string
 
 // BuildSettings bound and place the Jobs that build an image. What is left out
