@@ -309,13 +309,18 @@ func goodReport(system, digest string) report.Report {
 // finish ends a Job with a report, as kubelet and the Job controller would.
 func (w *world) finish(t *testing.T, job *batchv1.Job, r report.Report) {
 	t.Helper()
+	w.report(t, w.pod(t, job, node), r)
+}
+
+// report ends a pod with a report.
+func (w *world) report(t *testing.T, pod *corev1.Pod, r report.Report) {
+	t.Helper()
 	message, err := r.Encode()
 	must(t, err)
 	code, phase := int32(0), corev1.PodSucceeded
 	if r.Failure != "" {
 		code, phase = 1, corev1.PodFailed
 	}
-	pod := w.pod(t, job, node)
 	pod.Status.Phase = phase
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "report", State: corev1.ContainerState{
 		Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: string(message), Reason: "Completed", FinishedAt: metav1.Now()},

@@ -3,8 +3,10 @@ package controller
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/closured/closured/api/v1alpha1"
@@ -136,6 +138,9 @@ func (p *Plan) follow(s *systemPlan, round int64) {
 	case buildjob.Succeeded:
 		s.resolved, s.pending = p.resolution(s, b, round), false
 	case buildjob.Failed:
+		if b.Mark && b.Reason == v1alpha1.ReasonDeadlineExceeded {
+			b.Message = buildjob.Clip(b.Message + p.lastState(s.system))
+		}
 		if b.Mark {
 			p.Fail = append(p.Fail, *b)
 		}
@@ -151,6 +156,21 @@ func (p *Plan) follow(s *systemPlan, round int64) {
 		p.wakeIn(b.Recheck)
 		p.wakeIn(pollDelay(p.now.Sub(b.Job.CreationTimestamp.Time)))
 	}
+}
+
+// lastState gives what the condition Building said of a system, as the end of a
+// sentence: what it waited for is what has to change, rather than the deadline.
+func (p *Plan) lastState(system v1alpha1.System) string {
+	c := meta.FindStatusCondition(p.image.Status.Conditions, v1alpha1.ConditionBuilding)
+	if c == nil || c.Status != metav1.ConditionTrue || c.ObservedGeneration != p.image.Generation {
+		return ""
+	}
+	for line := range strings.Lines(c.Message) {
+		if text, ok := strings.CutPrefix(line, string(system)+": "); ok {
+			return "; its last state was: " + strings.TrimSpace(text)
+		}
+	}
+	return ""
 }
 
 // wrongRoot compares a report with a source that is known beforehand.

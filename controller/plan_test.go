@@ -138,6 +138,31 @@ func TestBackoffGrows(t *testing.T) {
 	}
 }
 
+func TestADeadlineSaysWhatWasWaitedFor(t *testing.T) {
+	t.Parallel()
+	spec := three()
+	spec.Systems = []v1alpha1.System{x86, arm}
+	d := newDesk(t, spec)
+	d.round()
+	for _, s := range spec.Systems {
+		o := d.job(s)
+		o.Phase, o.Reason, o.Message = buildjob.Blocked, v1alpha1.ReasonNoNode, "no node for "+string(s)
+	}
+	d.round()
+	d.want("Stalled", "True", v1alpha1.ReasonNoNode)
+	d.fail(arm, v1alpha1.ReasonDeadlineExceeded)
+	d.job(arm).Mark = true
+	plan := d.round()
+	const words = "words; its last state was: no node for aarch64-linux"
+	if len(plan.Fail) != 1 || plan.Fail[0].Message != words {
+		t.Errorf("to be kept with the Job is %+v, want %q", plan.Fail, words)
+	}
+	c := meta.FindStatusCondition(d.image.Status.Conditions, "Stalled")
+	if want := "x86_64-linux: no node for x86_64-linux\naarch64-linux: " + words; c.Message != want {
+		t.Errorf("Stalled says %q, want %q", c.Message, want)
+	}
+}
+
 func TestRefresh(t *testing.T) {
 	t.Parallel()
 	spec := three()

@@ -38,7 +38,7 @@ type Observation struct {
 	Message string // for people; bounded
 	// Time is when it ended, when Failed or Succeeded.
 	Time metav1.Time
-	// Mark: it failed, and neither the Job's status nor its annotations say so yet.
+	// Mark: it failed, and neither the Job's status nor its annotations say all of it yet.
 	Mark bool
 	// Recheck is how long until time alone may change the observation; 0: never.
 	Recheck time.Duration
@@ -163,6 +163,7 @@ func ended(o *Observation, f Facts) bool {
 		case c.Type == batchv1.JobFailed && c.Reason == batchv1.JobReasonDeadlineExceeded:
 			o.Reason = v1alpha1.ReasonDeadlineExceeded
 			o.Message = "the build took longer than " + deadlineOf(f.Job)
+			o.Mark = true // with what it waited for, which only the object's status still says
 			return true
 		case c.Type == batchv1.JobFailed:
 			o.Message = "the build Job failed: " + c.Message
