@@ -26,29 +26,7 @@ func TestNothingButTheNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hold := filepath.Join(w.dir, "run", "apiserver.hold")
-	if err := os.WriteFile(hold, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { // also after a failure
-		if err := errors.Join(os.RemoveAll(hold), serverIsBack(context.Background())); err != nil {
-			t.Error(err)
-		}
-		restart(t)
-	})
-	// It is no process of the node.
-	if err := os.WriteFile(filepath.Join(w.dir, "run", "kill"), []byte("apiserver\n"), 0); err != nil {
-		t.Fatal(err)
-	}
-	err = wait(t.Context(), 30*time.Second, "the end of the API server", func() error {
-		if _, err := w.kube.Discovery().ServerVersion(); err == nil {
-			return errors.New("it answers")
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	back := takeServerAway(t)
 
 	if err := kill(t.Context()); err != nil {
 		t.Fatal(err)
@@ -69,13 +47,49 @@ func TestNothingButTheNode(t *testing.T) {
 	requireReadable(t, pods)
 	requireMounts(t, len(pods))
 
-	if err := errors.Join(os.Remove(hold), serverIsBack(t.Context())); err != nil {
-		t.Fatal(err)
-	}
+	back(t.Context())
 	restart(t)
 	requireSame(t, pods)
 	requireMounts(t, len(pods))
 	remove(t, append(pods, start(t, newPod(plain, "alone-after", attributes{"packages": "one"})))...)
+}
+
+// takeServerAway ends the API server until back is called, or the test ends.
+func takeServerAway(t *testing.T) (back func(context.Context)) {
+	t.Helper()
+	hold := filepath.Join(w.dir, "run", "apiserver.hold")
+	back = func(ctx context.Context) {
+		if err := errors.Join(os.RemoveAll(hold), serverIsBack(ctx)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.WriteFile(hold, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // also after a failure
+		back(context.Background())
+		restart(t)
+	})
+	crashServer(t)
+	return back
+}
+
+// crashServer ends the API server by SIGKILL. It comes back by itself.
+func crashServer(t *testing.T) {
+	t.Helper()
+	// It is no process of the node.
+	if err := os.WriteFile(filepath.Join(w.dir, "run", "kill"), []byte("apiserver\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	err := wait(t.Context(), 30*time.Second, "the end of the API server", func() error {
+		if _, err := w.kube.Discovery().ServerVersion(); err == nil {
+			return errors.New("it answers")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // crashKubelet ends kubelet by SIGKILL. It comes back by itself.
