@@ -116,3 +116,32 @@ func TestAnImageThatNeedsAHandIsAFailure(t *testing.T) {
 		n.expectStory(t, "2s ClosureFailed")
 	})
 }
+
+// TestAMountedVolumeOfAnImageNeedsNoAPIServer has the agent begin anew while
+// nobody knows what the image stands for, and kubelet publish again, as it does for
+// pods that run.
+func TestAMountedVolumeOfAnImageNeedsNoAPIServer(t *testing.T) {
+	t.Parallel()
+	n, _ := newWaiting(t)
+	n.Provider.Add("tool")
+	req := n.Publish(t, uid, tool())
+	_, err := n.driver.NodePublishVolume(t.Context(), req)
+	expect(t, err, codes.OK, "")
+	provided := n.Provider.Provided()
+
+	n.Provider.Hook = failAt("provide", nixstore.Fail(nixstore.ErrUnavailable, "wait", "NixImages are not known yet: the API server has not answered"))
+	cfg := n.Config()
+	cfg.Events, cfg.Flights, cfg.Images = n.events, n.Provider, &described{why: "the API server"}
+	again := mustNew(t, cfg)
+	if err := again.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = again.NodePublishVolume(t.Context(), req)
+	expect(t, err, codes.OK, "")
+	if now := n.Provider.Provided(); now != provided {
+		t.Errorf("the closure was asked for %d times more", now-provided)
+	}
+	n.expectStory(t)
+	_, err = again.NodePublishVolume(t.Context(), n.Publish(t, uid+"-2", tool()))
+	expect(t, err, codes.Unavailable, "NixImages are not known yet")
+}
