@@ -29,7 +29,7 @@ func installNixImage(t *testing.T) {
 			{"namespace", describedNamespace, "--timeout=3m"},
 			{"-f", filepath.Join(componentDir, "closured.dev_niximages.yaml")}, {"-f", filepath.Join(componentDir, "controller.yaml")},
 			{"-f", filepath.Join(componentDir, "controller-rbac.yaml")}, {"-f", filepath.Join(componentDir, "agent-rbac.yaml")},
-			{"-f", filepath.Join(componentDir, "networkpolicy.yaml")},
+			{"-f", filepath.Join(componentDir, "networkpolicy.yaml")}, {"-f", filepath.Join(componentDir, "builds.yaml")},
 		} {
 			if out, err := kubectl(ctx, "", append([]string{"delete", "--ignore-not-found"}, args...)...); err != nil {
 				t.Errorf("deleting %q: %v: %s", args, err, out)
