@@ -169,3 +169,23 @@ func TestAnIndexOfSeveralSystems(t *testing.T) {
 	named.set("tools/redis:v3", registry.Description{Source: packages("redis"), Index: document("sha256:" + strings.Repeat("b", 64))})
 	r.get(t, "/v2/image/tools/redis/manifests/v3").wantError(t, http.StatusInternalServerError, "UNKNOWN", "its index does not list")
 }
+
+func TestAnImageThatIsAnotherOneHereIsNotServed(t *testing.T) {
+	t.Parallel()
+	named := &catalogue{}
+	r := newRigWith(t, registry.Config{Named: named})
+	r.define(t, "redis")
+	named.set("tools/redis:v1", registry.Description{Source: packages("redis")})
+	own := r.manifest(t, "image/tools/redis", "v1").digest
+	named.set("tools/redis:v2", registry.Description{Source: packages("redis"), Digest: own})
+	if m := r.manifest(t, "image/tools/redis", "v2"); m.digest != own {
+		t.Errorf("the image is %s, want %s", m.digest, own)
+	}
+	for _, reference := range []string{"v3", absent} {
+		named.set("tools/redis:"+reference, registry.Description{Source: packages("redis"), Digest: absent})
+		r.get(t, "/v2/image/tools/redis/manifests/"+reference).
+			wantError(t, http.StatusInternalServerError, "UNKNOWN", own+" on this node, and "+absent+" by its description; next: use the same release")
+	}
+	// A volume's image has a digest that no description knows.
+	r.manifest(t, "volume/image/tools/redis", "v3")
+}

@@ -49,6 +49,9 @@ type Tagger interface {
 type Description struct {
 	Source   nixstore.Source
 	Settings closureimage.Settings
+	// Digest is that of the image's manifest, which the name does not mean with other
+	// bytes: the pull is ErrCorrupt then. Empty: any.
+	Digest string
 	// Index is an OCI image index that lists the image beside those for other
 	// systems, which other nodes serve. A tag leads to it instead of to the image;
 	// both have their digests. Empty: there is none. The image that Source leads to

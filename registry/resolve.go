@@ -256,8 +256,8 @@ func (r *Registry) obtain(ctx context.Context, n name, key string, d Description
 		return nil, err
 	}
 	s, err := newServed(n.canonical(), holder, image)
-	if err == nil && n.form == closureimage.Root { // an index lists no volumes
-		s, err = s.withIndex(d.Index)
+	if err == nil && n.form == closureimage.Root { // neither digest nor index speak of volumes
+		s, err = s.described(d)
 	}
 	if err == nil {
 		r.shelf.put(s)

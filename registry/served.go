@@ -80,6 +80,20 @@ func (s *served) tagged() manifest {
 	return s.own
 }
 
+// described gives the image as its description has it, or ErrCorrupt when the
+// description speaks of another one: the bytes of a closure's image depend on the
+// release and its compression.
+func (s *served) described(d Description) (*served, error) {
+	if d.Digest != "" && d.Digest != s.own.digest {
+		return nil, nixstore.Fail(nixstore.ErrCorrupt, differs,
+			"the image of %s is %s on this node, and %s by its description", s.canonical, s.own.digest, d.Digest)
+	}
+	return s.withIndex(d.Index)
+}
+
+// differs is what to do about an image that is another one here than elsewhere.
+const differs = "use the same release and --registry-compression on all nodes and in the controller, which builds it anew after a change"
+
 // withIndex gives the image as one of several in an index.
 func (s *served) withIndex(body []byte) (*served, error) {
 	if len(body) == 0 {
@@ -100,7 +114,7 @@ func (s *served) withIndex(body []byte) (*served, error) {
 			return s, nil
 		}
 	}
-	return nil, nixstore.Fail(nixstore.ErrCorrupt, "use the same release and --registry-compression on all nodes",
+	return nil, nixstore.Fail(nixstore.ErrCorrupt, differs,
 		"the image of %s is %s on this node, which its index does not list", s.canonical, s.own.digest)
 }
 

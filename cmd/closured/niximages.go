@@ -55,7 +55,12 @@ type named struct {
 // Resolve implements registry.Named.
 func (n named) Resolve(ctx context.Context, namespace, name, reference string) (registry.Description, error) {
 	v, err := n.images.Version(ctx, namespace, name, reference)
-	return registry.Description{Source: permitted(n.rules, namespace, v.Source), Settings: v.Settings, Index: v.Index}, err
+	return n.description(namespace, v), err
+}
+
+// description gives what the registry needs of a version.
+func (n named) description(namespace string, v niximages.Version) registry.Description {
+	return registry.Description{Source: permitted(n.rules, namespace, v.Source), Settings: v.Settings, Digest: v.Digest, Index: v.Index}
 }
 
 // Tags implements registry.Tagger.

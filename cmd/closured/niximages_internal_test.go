@@ -227,6 +227,18 @@ func TestTheRegistryServesTheIndexOfTheStatus(t *testing.T) {
 	}
 }
 
+func TestTheRegistryServesNoOtherDigestThanTheStatusHas(t *testing.T) {
+	t.Parallel()
+	other := "sha256:" + strings.Repeat("e", 64)
+	n := newNode(t, func(root nixstore.StorePath, _ string) *v1alpha1.NixImage { return built(root, other) })
+	for _, reference := range []string{"v2", other} {
+		code, _, body := n.get(t, "image/tools/tool/manifests/"+reference)
+		if code != http.StatusInternalServerError || !strings.Contains(body, n.digest(t)) || !strings.Contains(body, other) {
+			t.Errorf("%s gave %d: %s", reference, code, body)
+		}
+	}
+}
+
 func TestAPullOfAnImageThatIsNotBuilt(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, func(nixstore.StorePath, string) *v1alpha1.NixImage {
