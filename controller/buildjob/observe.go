@@ -3,6 +3,7 @@ package buildjob
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,7 +120,18 @@ func annotated(o *Observation, f Facts) bool {
 		return false
 	}
 	o.Phase, o.Reason, o.Message, o.Time = Failed, a[annotationReason], a[annotationMessage], metav1.NewTime(when)
+	if !slices.Contains(givenUp(), o.Reason) {
+		o.Reason = v1alpha1.ReasonReportFailed // written by somebody else; a condition may not have every word
+	}
 	return true
+}
+
+// givenUp gives the reasons for which attempts are given up.
+func givenUp() []string {
+	return []string{
+		v1alpha1.ReasonInvalidSource, v1alpha1.ReasonPolicyRefused, v1alpha1.ReasonBuildFailed, v1alpha1.ReasonCorrupt,
+		v1alpha1.ReasonDeadlineExceeded, v1alpha1.ReasonReportFailed,
+	}
 }
 
 // reported sees a container that has ended.
