@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/closured/closured/api/v1alpha1"
+	"github.com/closured/closured/controller/buildjob"
 )
 
 // foreignPod has somebody make a pod for a Job of ours that reports what it likes.
@@ -34,4 +35,25 @@ func (w *world) foreignPod(t *testing.T) {
 	}
 	w.finish(t, w.job(t, image, x86, "1"), goodReport(x86, digest))
 	w.is(t, image, "Ready", "True", v1alpha1.ReasonAvailable)
+}
+
+// unlabelledPod has somebody make a pod for a Job of ours that has failed: in all
+// as it was asked for, but without the label that admission policies go by.
+func (w *world) unlabelledPod(t *testing.T) {
+	t.Helper()
+	image := w.image(t, "unlabelled", three())
+	job := w.job(t, image, x86, "0")
+	unlabelled := job.DeepCopy()
+	delete(unlabelled.Spec.Template.Labels, buildjob.LabelManagedBy)
+	w.finish(t, unlabelled, goodReport(x86, digest))
+	now := metav1.Now()
+	job.Status = batchv1.JobStatus{StartTime: &now, Failed: 1, Conditions: []batchv1.JobCondition{
+		{Type: batchv1.JobFailureTarget, Status: corev1.ConditionTrue, Reason: batchv1.JobReasonBackoffLimitExceeded, LastTransitionTime: now},
+		{Type: batchv1.JobFailed, Status: corev1.ConditionTrue, Reason: batchv1.JobReasonBackoffLimitExceeded, LastTransitionTime: now},
+	}}
+	must(t, w.Status().Update(t.Context(), job))
+	seen := w.is(t, image, "Stalled", "True", v1alpha1.ReasonReportFailed)
+	if seen.Status.Digest != "" || len(seen.Status.Resolved) > 0 {
+		t.Errorf("it is believed: %+v", seen.Status)
+	}
 }

@@ -38,6 +38,7 @@ func TestLifeOfAnImage(t *testing.T) {
 	t.Run("a policy refuses, and then permits", func(t *testing.T) { w.refusedThenPermitted(t) })
 	t.Run("the report fails", func(t *testing.T) { w.reportFails(t) })
 	t.Run("the pod is another one", func(t *testing.T) { w.foreignPod(t) })
+	t.Run("a pod without the label", func(t *testing.T) { w.unlabelledPod(t) })
 	t.Run("a system without a node", func(t *testing.T) { w.noNode(t) })
 	t.Run("a quota is used up", func(t *testing.T) { w.quota(t) })
 	t.Run("deleted during the build", func(t *testing.T) { w.deleted(t) })

@@ -107,10 +107,13 @@ func reported(list []corev1.Pod) bool {
 	})
 }
 
-// pods gives the pods of a Job, the newest first.
+// pods gives the pods of a Job, the newest first. They have the label by which the
+// installation's admission policies choose the pods that nobody else may make or
+// report for: a pod without it is no build pod, whatever its owner reference says.
 func pods(ctx context.Context, from client.Reader, job *batchv1.Job) ([]corev1.Pod, error) {
 	var list corev1.PodList
-	if err := from.List(ctx, &list, client.InNamespace(job.Namespace), client.MatchingLabels{batchv1.JobNameLabel: job.Name}); err != nil {
+	ours := client.MatchingLabels{batchv1.JobNameLabel: job.Name, buildjob.LabelManagedBy: buildjob.ManagedBy}
+	if err := from.List(ctx, &list, client.InNamespace(job.Namespace), ours); err != nil {
 		return nil, fmt.Errorf("listing the pods of the Job %s: %w", job.Name, err)
 	}
 	own := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !metav1.IsControlledBy(&p, job) })
