@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -19,33 +20,36 @@ import (
 func describedForged(t *testing.T) {
 	const name = "forged"
 	apply(t, describedObject(name, "contents: [one]", "build: {nodeSelector: {there: is-none}}"))
+	apply(t, describedPod("ordinary", "image: localhost/busybox:1, command: [sleep, \"1000000\"]", ""))
 	t.Cleanup(func() {
-		must(t, "delete", "nixi", "-n", describedNamespace, name, "--ignore-not-found")
+		if out, err := kubectl(context.Background(), "", "delete", "-n", describedNamespace, "nixi/"+name, "pod/ordinary", "--ignore-not-found"); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
 	})
 	pod := buildPod(t, name)
-	const made, report = "made for the Jobs of closured's controller only", `{"root":"/nix/store/00000000000000000000000000000000-none"}`
+	const report = `{"root":"/nix/store/00000000000000000000000000000000-none"}`
 	forged := fmt.Sprintf("metadata: {namespace: %s, name: forged-by-hand, labels: {app.kubernetes.io/managed-by: closured-controller, closured.dev/niximage: %s, batch.kubernetes.io/job-name: %s}, ownerReferences: [{apiVersion: batch/v1, kind: Job, name: %[3]s, uid: %s, controller: true}]}",
 		describedNamespace, name, pod.Labels["batch.kubernetes.io/job-name"], pod.OwnerReferences[0].UID)
-	spec := strings.TrimSuffix(describedSpec("  ", "image: localhost/busybox:1, command: [sh, -c, 'echo hello']", "restartPolicy: Never"), "---\n")
+	spec := func(indent string) string {
+		text := describedSpec(indent, "image: localhost/busybox:1, command: [sh, -c, 'echo hello']", "restartPolicy: Never")
+		return strings.TrimSuffix(text, "---\n")
+	}
+	template := "\nspec:\n  template:\n    metadata: {labels: {app.kubernetes.io/managed-by: closured-controller}}\n    spec:\n" + spec("      ")
+	const byController = "are made by closured's controller"
 	for _, test := range []struct{ what, object, word string }{
-		{"pod", "apiVersion: v1\nkind: Pod\n" + forged + "\nspec:\n" + spec, made},
-		{"Job", "apiVersion: batch/v1\nkind: Job\n" + forged + "\nspec:\n  template:\n    metadata: {labels: {app.kubernetes.io/managed-by: closured-controller}}\n    spec:\n" + strings.ReplaceAll("  "+spec, "\n  ", "\n      "),
-			"are made by closured's controller"},
-		{"Job of such pods", "apiVersion: batch/v1\nkind: Job\nmetadata: {namespace: " + describedNamespace + ", name: forged-by-hand}\nspec:\n  template:\n    metadata: {labels: {app.kubernetes.io/managed-by: closured-controller}}\n    spec:\n" + strings.ReplaceAll("  "+spec, "\n  ", "\n      "),
-			"are made by closured's controller"},
+		{"pod", "apiVersion: v1\nkind: Pod\n" + forged + "\nspec:\n" + spec("  "), "made for the Jobs of closured's controller only"},
+		{"Job", "apiVersion: batch/v1\nkind: Job\n" + forged + template, byController},
+		{"Job of such pods", "apiVersion: batch/v1\nkind: Job\nmetadata: {namespace: " + describedNamespace + ", name: forged-by-hand}" + template, byController},
 	} {
 		out, err := kubectl(t.Context(), test.object, "create", "-f", "-")
 		requireForbidden(t, "creating a "+test.what, out, err, test.word)
 	}
 
-	ordinary := describedPod("ordinary", "image: localhost/busybox:1, command: [sleep, \"1000000\"]", "")
-	apply(t, ordinary)
-	t.Cleanup(func() { must(t, "delete", "pod", "-n", describedNamespace, "ordinary", "--ignore-not-found") })
 	for _, test := range []struct{ what, pod, subresource, patch, word string }{
 		{"labelling a pod", "ordinary", "", `{"metadata": {"labels": {"app.kubernetes.io/managed-by": "closured-controller", "closured.dev/niximage": "forged"}}}`, "becomes a build pod"},
 		{"another image", pod.Name, "", `{"spec": {"containers": [{"name": "report", "image": "localhost/busybox:1"}]}}`, "keeps its images"},
 		{"another object's build", pod.Name, "", `{"metadata": {"labels": {"closured.dev/niximage": "three"}}}`, "ceases to be one"},
-		{"a further container", pod.Name, "ephemeralcontainers", `{"spec": {"ephemeralContainers": [{"name": "x", "image": "localhost/busybox:1", "targetContainerName": "report"}]}}`, "no further containers"},
+		{"a further container", pod.Name, "ephemeralcontainers", `{"spec": {"ephemeralContainers": [{"name": "x", "image": "localhost/busybox:1", "targetContainerName": "report", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}}`, "no further containers"},
 		{"a report", pod.Name, "status", `{"status": {"containerStatuses": [{"name": "report", "image": "x", "imageID": "x", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 0, "message": ` +
 			fmt.Sprintf("%q", report) + `}}}]}}`, "said by kubelet only"},
 	} {

@@ -87,7 +87,7 @@ func describedOddities(t *testing.T) {
 	}
 	apply(t, describedPod("odd", "image: "+o.Status.Reference, ""))
 	must(t, "wait", "-n", describedNamespace, "--for=condition=Ready", "pod/odd", "--timeout=3m")
-	if says := must(t, "exec", "-n", describedNamespace, "odd", "--", "/bin/printenv", "A"); says != "$(HOME)" {
+	if says := must(t, "exec", "-n", describedNamespace, "odd", "--", "/bin/sh", "-c", `echo "$A"`); says != "$(HOME)" {
 		t.Errorf("the pod's variable is %q", says)
 	}
 	must(t, "delete", "-n", describedNamespace, "nixi/"+name, "pod/odd")

@@ -17,21 +17,23 @@ func describedFailures(t *testing.T) {
 	if err != nil || len(agent) != 1 {
 		t.Fatalf("the agents are %v (%v)", agent, err)
 	}
-	before := memoryOf(t, agent[0])
-	apply(t, describedObject("broken", "contents: [broken]")+"---\n"+describedObject("noisy", "contents: [noisy]"))
-	requireStalled(t, describedNamespace, "broken", "BuildFailed", "x86_64-linux: ", "broken-1.0", "main.c:1:10: fatal error: frobnicate.h", "next:")
+	memory, cpu, begin := memoryOf(t, agent[0]), processor(t, agent[0]), time.Now()
+	apply(t, describedObject("noisy", "contents: [noisy]"))
 	noisy := requireStalled(t, describedNamespace, "noisy", "BuildFailed", "noisy-1.0", "unknown type name 'imt'", "next:")
+	took := time.Since(begin)
 	if noisy.bytes > objectMax {
 		t.Errorf("with a log of 10 MiB the object has %d bytes", noisy.bytes)
 	}
-	figure("NixImage with a log of 10 MiB", "object %d bytes, its message %d; resident memory of the agent %.1f MiB before, %.1f after",
-		noisy.bytes, len(noisy.condition("Stalled").Message), mib(before), mib(memoryOf(t, agent[0])))
+	figure("NixImage with a log of 10 MiB", "Stalled after %s; object %d bytes, its message %d; the agent used %s of CPU, its resident memory was %.1f MiB before and %.1f after",
+		ms(took), noisy.bytes, len(noisy.condition("Stalled").Message), ms(processor(t, agent[0])-cpu), mib(memory), mib(memoryOf(t, agent[0])))
 	if c := noisy.condition("Building"); c.Reason != "Retrying" || !strings.Contains(c.Message, "attempt 1 failed; the next one begins at ") {
 		t.Errorf("Building is %s, %s: %s", c.Status, c.Reason, c.Message)
 	}
 	if c := noisy.condition("Ready"); c.Reason != "NotAvailable" {
 		t.Errorf("Ready is %s, %s: %s", c.Status, c.Reason, c.Message)
 	}
+	apply(t, describedObject("broken", "contents: [broken]"))
+	requireStalled(t, describedNamespace, "broken", "BuildFailed", "x86_64-linux: ", "broken-1.0", "main.c:1:10: fatal error: frobnicate.h", "next:")
 	must(t, "delete", "nixi", "-n", describedNamespace, "broken", "noisy")
 }
 
