@@ -48,6 +48,35 @@ func TestFault55ControllerKilledBetweenItsWrites(t *testing.T) {
 	}
 }
 
+// TestFault55ControllerKilledAroundAFailedAttempt does the same on the way over an
+// attempt that is given up: the next one is made once, too.
+func TestFault55ControllerKilledAroundAFailedAttempt(t *testing.T) {
+	const cuts = 8 // Job, status, given up, status, Job, the first Job's end, status, the second's
+	w := newWorld(t)
+	for n := 1; n <= cuts; n++ {
+		t.Run(fmt.Sprintf("after %d writes", n), func(t *testing.T) {
+			stop := w.relay(t, n)
+			defer stop()
+			image := w.image(t, fmt.Sprintf("failed-%d", n), three())
+			pod := w.pod(t, w.job(t, image, x86, "0"), node)
+			w.event(t, pod, "Pod", "FailedMount", "MountVolume.SetUp failed : rpc error: code = FailedPrecondition desc = building curl failed")
+			w.finish(t, w.job(t, image, x86, "1"), goodReport(x86, digest))
+			w.is(t, image, "Ready", "True", v1alpha1.ReasonAvailable)
+			w.is(t, image, "Stalled", "False", v1alpha1.ReasonProgressing)
+			w.noJobs(t, image)
+		})
+	}
+	made := w.jobsMade(t)
+	for name, times := range made {
+		if times != 1 {
+			t.Errorf("the Job %s was made %d times", name, times)
+		}
+	}
+	if len(made) != 2*cuts {
+		t.Errorf("%d Jobs were made for %d objects and two attempts each", len(made), cuts)
+	}
+}
+
 // change asks for another version.
 func (w *world) change(t *testing.T, image *v1alpha1.NixImage) {
 	t.Helper()
