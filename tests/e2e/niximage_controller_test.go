@@ -82,7 +82,10 @@ func controllerKilled(t *testing.T, jobs *jobsSeen) {
 			all.WriteString(describedObject(name, "contents: [one]", "config: {labels: {step: "+salt()+"}}") + "---\n")
 		}
 		awaitNone(t, "pods") // of the step before
-		reached := untilSeen(t, step.kind, step.is, func() { apply(t, all.String()) })
+		ours := func(o *unstructured.Unstructured) bool {
+			return strings.HasPrefix(o.GetName(), "killed-") && step.is(o)
+		}
+		reached := untilSeen(t, step.kind, ours, func() { apply(t, all.String()) })
 		begin := time.Now()
 		killController(t, onlyController(t))
 		must(t, "delete", "lease", "-n", agentNamespace, "closured-controller") // it is dead: waiting proves nothing here
