@@ -74,10 +74,10 @@ func TestJob(t *testing.T) {
 	t.Parallel()
 	i := image()
 	i.Spec.Config = v1alpha1.ImageConfig{Cmd: []string{"$(HOME)"}}
-	i.Spec.Build.NodeSelector = map[string]v1alpha1.SelectorValue{"disk": "fast"}
+	i.Spec.Build.NodeSelector = map[string]v1alpha1.SelectorValue{"disk": "fast", "pool": "production"}
 	i.Spec.Build.Deadline = &metav1.Duration{Duration: 90 * time.Second}
 	k := key(i, "aarch64-linux")
-	settings := buildjob.Settings{Image: "closured:1", NodeSelector: map[string]string{"disk": "slow", "pool": "nix"}, PullSecrets: []string{"a"}}
+	settings := buildjob.Settings{Image: "closured:1", NodeSelector: map[string]string{"pool": "nix", "kubernetes.io/arch": "s390x"}, PullSecrets: []string{"a"}}
 	job := buildjob.New(i, k, settings)
 	if d := cmp.Diff(job, buildjob.New(i, k, settings)); d != "" {
 		t.Errorf("two calls differ: %s", d)

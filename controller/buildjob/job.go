@@ -14,7 +14,8 @@ import (
 	"github.com/closured/closured/api/v1alpha1"
 )
 
-// Settings are the operator's part of a Job. What an object says itself wins.
+// Settings are the operator's part of a Job. What an object says itself wins, but
+// for where builds may run.
 type Settings struct {
 	// Image is the image that has closured-controller; required.
 	Image string
@@ -31,7 +32,7 @@ type Settings struct {
 	Compression string
 	// Requests and Limits are the container's; empty: 10m CPU and 64Mi, and at most 512Mi.
 	Requests, Limits corev1.ResourceList
-	// NodeSelector is added to the selector of the system.
+	// NodeSelector are the nodes that may build; an object can only narrow them.
 	NodeSelector map[string]string
 	// Tolerations are added to the object's.
 	Tolerations []corev1.Toleration
@@ -177,10 +178,10 @@ func attributes(spec *v1alpha1.NixImageSpec, system v1alpha1.System) map[string]
 // later win.
 func nodeSelector(spec *v1alpha1.NixImageSpec, system v1alpha1.System, s Settings) map[string]string {
 	selector := map[string]string{}
-	maps.Copy(selector, s.NodeSelector)
 	for key, value := range spec.Build.NodeSelector {
 		selector[key] = string(value)
 	}
+	maps.Copy(selector, s.NodeSelector)
 	selector[corev1.LabelOSStable] = "linux"
 	selector[corev1.LabelArchStable] = map[v1alpha1.System]string{
 		v1alpha1.SystemX86: "amd64", v1alpha1.SystemARM: "arm64",
