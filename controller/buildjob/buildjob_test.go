@@ -142,6 +142,22 @@ func rpc(code string) func(*buildjob.Facts, *corev1.Pod) {
 	return mountFails(`MountVolume.SetUp failed for volume "nix" : rpc error: code = ` + code + ` desc = why; next: this`)
 }
 
+// waits has the container wait for a reason.
+func waits(reason string) func(*buildjob.Facts, *corev1.Pod) {
+	return func(_ *buildjob.Facts, p *corev1.Pod) {
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{
+			Name: "report", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: "gone"}},
+		}}
+	}
+}
+
+func both(first, second func(*buildjob.Facts, *corev1.Pod)) func(*buildjob.Facts, *corev1.Pod) {
+	return func(f *buildjob.Facts, p *corev1.Pod) {
+		first(f, p)
+		second(f, p)
+	}
+}
+
 func ends(code int32, message string) func(*buildjob.Facts, *corev1.Pod) {
 	return func(_ *buildjob.Facts, p *corev1.Pod) {
 		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "report", State: corev1.ContainerState{
@@ -220,6 +236,18 @@ func TestObserve(t *testing.T) {
 		"an image that is not there": {func(_ *buildjob.Facts, p *corev1.Pod) {
 			p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "gone"}}}}
 		}, buildjob.Blocked, "BuildImagePull", false, "gone"},
+		"an image that is not there, after mounts that failed": {both(rpc("NotFound"), waits("ImagePullBackOff")), buildjob.Blocked, "BuildImagePull", false, "ImagePullBackOff: gone"},
+		"a volume that is there, after mounts that failed": {both(rpc("NotFound"), func(_ *buildjob.Facts, p *corev1.Pod) {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: "True"}}
+		}), buildjob.Active, "Realising", false, "the build pod starts"},
+		"an init container that runs, after mounts that failed": {both(rpc("NotFound"), func(_ *buildjob.Facts, p *corev1.Pod) {
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+		}), buildjob.Active, "Realising", false, "the build pod starts"},
+		"mounts that fail in a pod without a sandbox": {both(rpc("NotFound"), func(_ *buildjob.Facts, p *corev1.Pod) {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: "False"}}
+		}), buildjob.Blocked, "SourceNotFound", false, "why"},
+		"mounts that fail before a container":       {both(rpc("NotFound"), waits("ContainerCreating")), buildjob.Blocked, "SourceNotFound", false, "why"},
+		"mounts that fail before an init container": {both(rpc("NotFound"), waits("PodInitializing")), buildjob.Blocked, "SourceNotFound", false, "why"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

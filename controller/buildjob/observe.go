@@ -85,18 +85,27 @@ func FailurePatch(o Observation) ([]byte, error) {
 // their states: nothing runs yet, and nothing has ended.
 func NeedsEvents(f Facts) bool {
 	o := Observe(f)
-	return o.Phase == Active && o.Reason != v1alpha1.ReasonWaiting && !running(f.Pods)
+	return o.Phase == Active && o.Reason != v1alpha1.ReasonWaiting && !mounted(f.Pods)
 }
 
-func running(pods []corev1.Pod) bool {
-	for _, p := range pods {
-		for _, s := range p.Status.ContainerStatuses {
-			if s.State.Running != nil {
-				return true
-			}
-		}
+// mounted tells whether the newest pod has its volumes: kubelet makes a pod's sandbox
+// after them, and pulls images and starts containers after that. Its events of mounts
+// that failed before then are old.
+func mounted(pods []corev1.Pod) bool {
+	if len(pods) == 0 {
+		return false
 	}
-	return false
+	status := &pods[0].Status
+	if slices.ContainsFunc(status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReadyToStartContainers && c.Status == corev1.ConditionTrue
+	}) {
+		return true
+	}
+	return slices.ContainsFunc(slices.Concat(status.InitContainerStatuses, status.ContainerStatuses), func(s corev1.ContainerStatus) bool {
+		w := s.State.Waiting
+		// Kubelet's two words for a container that it has not come to.
+		return s.State.Running != nil || w != nil && !slices.Contains([]string{"", "ContainerCreating", "PodInitializing"}, w.Reason)
+	})
 }
 
 // Observe says what the facts mean. The Job must have labels of ours.

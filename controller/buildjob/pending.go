@@ -29,7 +29,7 @@ const admissionPolicy = "closured-volumes"
 // FailedMount event, since a pod whose volume fails has no other trace of it.
 func unmounted(o *Observation, f Facts) bool {
 	event, ok := newest(f.Events, eventFailedMount)
-	if !ok || running(f.Pods) {
+	if !ok || mounted(f.Pods) {
 		return false
 	}
 	code, text := split(event.Message)
@@ -146,6 +146,9 @@ func RefusalReason(text string) string {
 // waiting sees a pod on its node.
 func waiting(o *Observation, f Facts) bool {
 	o.Reason, o.Message = v1alpha1.ReasonRealising, "the node "+f.Pods[0].Spec.NodeName+" realises the closure"
+	if mounted(f.Pods) {
+		o.Message = "the closure is there, and the build pod starts"
+	}
 	for _, s := range f.Pods[0].Status.ContainerStatuses {
 		switch w := s.State.Waiting; {
 		case s.State.Running != nil:
