@@ -41,8 +41,10 @@ func TestTwoNodesNixImage(t *testing.T) {
 	requireNoCaches(t)
 	t.Run("fetch", nodesFetch)
 	t.Run("password", nodesPassword)
-	t.Run("speed", nodesSpeed)
+	describeOnFirst(t, "bulk", "contents: [bulk]")
+	t.Run("tampered", nodesTampered)
 	t.Run("away", nodesAway)
+	t.Run("speed", nodesSpeed)
 }
 
 // requireNoCaches wants the daemons of both nodes to know no cache but other nodes.
@@ -175,7 +177,6 @@ func nodesPassword(t *testing.T) {
 // nodesSpeed compares a fetch with a copy by Nix itself between two stores on the
 // same disk, by turns.
 func nodesSpeed(t *testing.T) {
-	describeOnFirst(t, "bulk", "contents: [bulk]")
 	root := builtOnFirst(t, "bulk")
 	var size int64
 	for _, n := range storeTool(t, nodeName, "nix-store", append([]string{"-q", "--size"}, storeTool(t, nodeName, "nix-store", "-qR", root)...)...) {
