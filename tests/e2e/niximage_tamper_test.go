@@ -38,7 +38,7 @@ type forgery struct {
 func forgeries() []forgery {
 	return []forgery{
 		{name: "altered", words: []string{"DataLoss"}, nar: altered},
-		{name: "described", words: []string{"FailedPrecondition", "no trusted key has signed"}, nar: altered, info: described},
+		{name: "described", words: []string{"FailedPrecondition", "no trusted key has signed"}, nar: altered, info: redescribed},
 		{name: "signed", words: []string{"FailedPrecondition", "no trusted key has signed"}, nar: altered, info: signedByOthers},
 		{name: "unsigned", words: []string{"FailedPrecondition", "no trusted key has signed"}, info: unsigned},
 	}
@@ -232,15 +232,15 @@ func altered(nar []byte) []byte {
 	return nar
 }
 
-// described describes another content, with the signature that was there.
-func described(t *testing.T, info, nar []byte) []byte {
+// redescribed describes another content, with the signature that was there.
+func redescribed(t *testing.T, info, nar []byte) []byte {
 	hash := "sha256:" + base32(t, nar)
 	return withField(withField(info, "NarHash", hash), "FileHash", hash)
 }
 
 // signedByOthers describes another content and signs that, by another key of the same name.
 func signedByOthers(t *testing.T, info, nar []byte) []byte {
-	info = described(t, info, nar)
+	info = redescribed(t, info, nar)
 	var references []string
 	for name := range strings.FieldsSeq(field(info, "References")) {
 		references = append(references, "/nix/store/"+name)
