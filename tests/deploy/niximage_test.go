@@ -10,10 +10,16 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	"sigs.k8s.io/yaml"
 )
 
 const (
-	niximage = "../tests/deploy/testdata/niximage"
+	niximage = "overlays/niximage"
 	crd      = "CustomResourceDefinition"
 )
 
@@ -208,4 +214,36 @@ func argument(args []string, flag string) string {
 		}
 	}
 	return value
+}
+
+// requireDescribed has the kind's schema judge an object.
+func requireDescribed(t *testing.T, name string, o object) {
+	t.Helper()
+	kind := find(t, kustomize(t, niximage), crd, "niximages.closured.dev")
+	text, err := yaml.Marshal(at(kind, "spec", "versions").([]any)[0].(object)["schema"].(object)["openAPIV3Schema"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema apiextensionsv1.JSONSchemaProps
+	if err := yaml.UnmarshalStrict(text, &schema); err != nil {
+		t.Fatal(err)
+	}
+	var internal apiextensions.JSONSchemaProps
+	if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(&schema, &internal, nil); err != nil {
+		t.Fatal(err)
+	}
+	validator, _, err := validation.NewSchemaValidator(&internal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, problem := range validation.ValidateCustomResource(nil, o, validator) {
+		t.Errorf("%s: %s", name, problem)
+	}
+	structural, err := structuralschema.NewStructural(&internal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, unknown := range pruning.PruneWithOptions(o, structural, true, structuralschema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true}) {
+		t.Errorf("%s: the kind has no field %s", name, unknown)
+	}
 }

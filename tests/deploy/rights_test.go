@@ -33,7 +33,7 @@ func TestRightsDoNotGrow(t *testing.T) {
 		{"overlays/nixos", kustomize(t, "overlays/nixos")},
 		{"base and components/startup-taint", kustomize(t, "../tests/deploy/testdata/startup-taint")},
 		{"base and components/no-registry", kustomize(t, "../tests/deploy/testdata/no-registry")},
-		{"base and components/niximage", kustomize(t, niximage)},
+		{"overlays/niximage", kustomize(t, niximage)},
 		{"cleanup", kustomize(t, "cleanup")},
 		{"overlays/k3s/cleanup", kustomize(t, "overlays/k3s/cleanup")},
 		{"overlays/rke2/cleanup", kustomize(t, "overlays/rke2/cleanup")},
