@@ -107,7 +107,7 @@ func reported(list []corev1.Pod) bool {
 	})
 }
 
-// pods gives the pods of a Job, the newest first. They have the label by which the
+// pods gives the pods of a Job that were not disrupted, the newest first. They have the label by which the
 // installation's admission policies choose the pods that nobody else may make or
 // report for: a pod without it is no build pod, whatever its owner reference says.
 func pods(ctx context.Context, from client.Reader, job *batchv1.Job) ([]corev1.Pod, error) {
@@ -116,7 +116,9 @@ func pods(ctx context.Context, from client.Reader, job *batchv1.Job) ([]corev1.P
 	if err := from.List(ctx, &list, client.InNamespace(job.Namespace), ours); err != nil {
 		return nil, fmt.Errorf("listing the pods of the Job %s: %w", job.Name, err)
 	}
-	own := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !metav1.IsControlledBy(&p, job) })
+	own := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
+		return !metav1.IsControlledBy(&p, job) || buildjob.Disrupted(&p)
+	})
 	slices.SortFunc(own, func(a, b corev1.Pod) int {
 		if c := b.CreationTimestamp.Compare(a.CreationTimestamp.Time); c != 0 {
 			return c

@@ -259,6 +259,30 @@ func TestObserve(t *testing.T) {
 	}
 }
 
+func TestDisruptedPods(t *testing.T) {
+	t.Parallel()
+	target := func(status corev1.ConditionStatus) func(*buildjob.Facts, *corev1.Pod) {
+		return func(_ *buildjob.Facts, p *corev1.Pod) {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: status, Reason: "EvictionByEvictionAPI"}}
+		}
+	}
+	for name, test := range map[string]struct {
+		edit func(*buildjob.Facts, *corev1.Pod)
+		want bool
+	}{
+		"one that runs":                        {func(*buildjob.Facts, *corev1.Pod) {}, false},
+		"one that failed":                      {ends(1, "x"), false},
+		"one that was evicted":                 {both(ends(143, ""), target("True")), true},
+		"one that was evicted before it ran":   {target("True"), true},
+		"one that nobody evicts any more":      {both(ends(1, "x"), target("False")), false},
+		"one that reported while it was moved": {both(ends(0, "{}"), target("True")), false},
+	} {
+		if got := buildjob.Disrupted(&facts(test.edit).Pods[0]); got != test.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
 func TestAnAttemptThatWasGivenUpStaysSo(t *testing.T) {
 	t.Parallel()
 	f := facts(rpc("PermissionDenied"))

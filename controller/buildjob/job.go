@@ -88,13 +88,26 @@ func New(image *v1alpha1.NixImage, key Key, settings Settings) *batchv1.Job {
 			},
 		},
 		Spec: batchv1.JobSpec{
-			// One pod and no second try: the controller tries again, ever more slowly.
+			// One pod and no second try: the controller tries again, ever more slowly. A pod
+			// that was moved off its node is no try (see Disrupted).
 			BackoffLimit:          new(int32),
+			PodFailurePolicy:      &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{ignoreDisrupted()}},
 			ActiveDeadlineSeconds: new(int64(deadline.Seconds())),
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: maps.Clone(labels)},
 				Spec:       podSpec(&image.Spec, key.System, s),
 			},
+		},
+	}
+}
+
+// ignoreDisrupted has the Job controller make another pod at once ("Pod failure
+// policy", Kubernetes' documentation of Jobs).
+func ignoreDisrupted() batchv1.PodFailurePolicyRule {
+	return batchv1.PodFailurePolicyRule{
+		Action: batchv1.PodFailurePolicyActionIgnore,
+		OnPodConditions: []batchv1.PodFailurePolicyOnPodConditionsPattern{
+			{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue},
 		},
 	}
 }

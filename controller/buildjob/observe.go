@@ -49,7 +49,7 @@ type Observation struct {
 // Facts are what a Job's state consists of.
 type Facts struct {
 	Job    *batchv1.Job
-	Pods   []corev1.Pod   // its pods
+	Pods   []corev1.Pod   // its pods, without disrupted ones, the newest first
 	Events []corev1.Event // of the Job and of its pods
 	Now    time.Time
 }
@@ -171,6 +171,17 @@ func (o *Observation) ofContainer(t *corev1.ContainerStateTerminated) {
 	default:
 		o.Phase, o.Reason, o.Message, o.Report = Succeeded, "", "", r
 	}
+}
+
+// Disrupted tells whether a build pod was ended by somebody who needed its node, as
+// by a drain, a preemption or a node under pressure, before it reported. The Job makes
+// another one, and what this one's end looks like is no failure.
+func Disrupted(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue
+	}) && !slices.ContainsFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
+		return s.Name == container && s.State.Terminated != nil && s.State.Terminated.ExitCode == 0
+	})
 }
 
 // ended sees a Job that has ended without a container that did.
