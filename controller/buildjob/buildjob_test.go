@@ -230,6 +230,7 @@ func TestObserve(t *testing.T) {
 		"a report on another system": {ends(0, encoded(other)), buildjob.Failed, "ReportFailed", false, "aarch64-linux"},
 		"no report":                  {ends(0, "hello"), buildjob.Failed, "ReportFailed", false, "cannot be used"},
 		"killed":                     {ends(137, "last words"), buildjob.Failed, "ReportFailed", false, "code 137"},
+		"about to be too late":       {condition(batchv1.JobFailureTarget, "DeadlineExceeded"), buildjob.Failed, "DeadlineExceeded", true, "1h0m0s"},
 		"too late":                   {condition(batchv1.JobFailed, "DeadlineExceeded"), buildjob.Failed, "DeadlineExceeded", true, "1h0m0s"},
 		"failed without a pod":       {condition(batchv1.JobFailed, "BackoffLimitExceeded"), buildjob.Failed, "ReportFailed", false, "words"},
 		"done without a pod":         {condition(batchv1.JobComplete, ""), buildjob.Failed, "ReportFailed", false, "before its report"},

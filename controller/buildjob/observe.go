@@ -192,7 +192,9 @@ func ended(o *Observation, f Facts) bool {
 		}
 		o.Phase, o.Reason, o.Time = Failed, v1alpha1.ReasonReportFailed, c.LastTransitionTime
 		switch {
-		case c.Type == batchv1.JobFailed && c.Reason == batchv1.JobReasonDeadlineExceeded:
+		case c.Reason == batchv1.JobReasonDeadlineExceeded && (c.Type == batchv1.JobFailed || c.Type == batchv1.JobFailureTarget):
+			// The second comes first, before its pods go: without them the Job would look
+			// like one that waits for its pod.
 			o.Reason = v1alpha1.ReasonDeadlineExceeded
 			o.Message = "the build took longer than " + deadlineOf(f.Job)
 			o.Mark = true // with what it waited for, which only the object's status still says
