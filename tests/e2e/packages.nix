@@ -53,9 +53,9 @@ in
     echo "main.c:1:10: fatal error: frobnicate.h: No such file or directory" >&2
     exit 1
   '';
-  # says 10 MiB in 200,000 lines, and fails
+  # says 10 MiB in 40,000 lines, and fails
   noisy = run "noisy-1.0" ''
-    yes "make[1]: a line of a log that nobody ever wanted" | head -n 210000
+    yes "make[1]: $(seq -s ' ' 80)" | head -n 43000
     echo "noisy.c:2:1: error: unknown type name 'imt'" >&2
     exit 1
   '';
