@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -44,18 +45,34 @@ func (c *catalogue) Resolve(_ context.Context, namespace, name, reference string
 }
 
 func (c *catalogue) Tags(_ context.Context, namespace, name string) ([]string, error) {
+	tags, _, err := c.list(namespace, name)
+	return tags, err
+}
+
+func (c *catalogue) Versions(_ context.Context, namespace, name string) ([]registry.Description, error) {
+	_, versions, err := c.list(namespace, name)
+	return versions, err
+}
+
+// list gives the tags, and what is known by digests.
+func (c *catalogue) list(namespace, name string) (tags []string, versions []registry.Description, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var tags []string
-	for key := range c.images {
-		if tag, ok := strings.CutPrefix(key, namespace+"/"+name+":"); ok {
-			tags = append(tags, tag)
+	known := false
+	for key, d := range c.images {
+		reference, ok := strings.CutPrefix(key, namespace+"/"+name+":")
+		known = known || ok
+		switch {
+		case ok && strings.Contains(reference, ":"):
+			versions = append(versions, d)
+		case ok:
+			tags = append(tags, reference)
 		}
 	}
-	if tags == nil {
-		return nil, nixstore.Fail(nixstore.ErrNotFound, "look at the NixImage", "there is no image %s/%s", namespace, name)
+	if !known {
+		return nil, nil, nixstore.Fail(nixstore.ErrNotFound, "look at the NixImage", "there is no image %s/%s", namespace, name)
 	}
-	return tags, nil
+	return tags, versions, nil
 }
 
 func packages(names ...string) nixstore.Source {
@@ -188,4 +205,41 @@ func TestAnImageThatIsAnotherOneHereIsNotServed(t *testing.T) {
 	}
 	// A volume's image has a digest that no description knows.
 	r.manifest(t, "volume/image/tools/redis", "v3")
+}
+
+// Only the newest version has the tag. Pods name the others by their digests.
+func TestEarlierVersionsKeepTheirBlobs(t *testing.T) {
+	t.Parallel()
+	named := &catalogue{}
+	cfg := registry.Config{Named: named}
+	r := newRigWith(t, cfg)
+	src := nixstore.Source{Kind: nixstore.SourceStorePath, Paths: []nixstore.StorePath{r.define(t, "redis")}}
+	r.manifest(t, "pkgs/redis", "latest") // builds it
+	var versions []document
+	for i := range 11 { // as many as status.history may have
+		d := registry.Description{Source: src, Settings: closureimage.Settings{User: strconv.Itoa(i)}}
+		named.set("tools/redis:v1", d)
+		m := r.manifest(t, "image/tools/redis", "v1")
+		d.Digest = m.digest
+		named.set("tools/redis:"+m.digest, d)
+		versions = append(versions, m)
+	}
+	served := func(v document) bool {
+		return r.get(t, "/v2/image/tools/redis/blobs/"+v.Config.Digest).StatusCode == http.StatusOK
+	}
+	oldest := r.manifest(t, "image/tools/redis", versions[0].digest)
+	for _, v := range versions[1:] { // of other pods, meanwhile
+		r.manifest(t, "image/tools/redis", v.digest)
+	}
+	if !served(oldest) {
+		t.Error("the oldest version lost its configuration in the middle of a pull")
+	}
+	r.restart(t, cfg)
+	for _, v := range versions {
+		if !served(v) {
+			t.Errorf("the version %s has no configuration after a restart", v.digest)
+		}
+	}
+	r.get(t, "/v2/image/tools/redis/blobs/"+absent).wantError(t, http.StatusNotFound, "BLOB_UNKNOWN", "pull it by its tag")
+	r.get(t, "/v2/volume/image/tools/redis/blobs/"+oldest.Config.Digest).wantError(t, http.StatusNotFound, "BLOB_UNKNOWN", "pull it by its tag")
 }

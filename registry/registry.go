@@ -38,11 +38,14 @@ type Named interface {
 	Resolve(ctx context.Context, namespace, name, reference string) (Description, error)
 }
 
-// Tagger is a Named that can list tags. Without it the tags of described images
-// cannot be listed, and their blobs not be found again after a restart.
+// Tagger is a Named that can list what it names. Without it the tags of described
+// images cannot be listed, and their blobs not be found again after a restart.
 type Tagger interface {
 	// Tags gives the tags of an image, or ErrNotFound.
 	Tags(ctx context.Context, namespace, name string) ([]string, error)
+	// Versions gives what Resolve gives by the digest of each version, also of those
+	// that no tag leads to any more, or ErrNotFound.
+	Versions(ctx context.Context, namespace, name string) ([]Description, error)
 }
 
 // Description is what a name stands for.

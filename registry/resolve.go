@@ -90,16 +90,13 @@ func (r *Registry) holding(ctx context.Context, n name, t route, has func(*serve
 	return claim{}, nixstore.Fail(nixstore.ErrNotFound, "pull it by its tag", "no image of %s holds that digest", n.canonical())
 }
 
-// pinned looks through the closures that are pinned under n's name, as after a
-// restart in the middle of a pull. A described image has settings that no pin
-// knows, so that it is found by its description only.
+// pinned looks through the closures that are pinned under n's name: of what was
+// pulled before a restart in the middle of a pull, or of an earlier version whose
+// image was forgotten since.
 func (r *Registry) pinned(ctx context.Context, n name, has func(*served) bool) (claim, bool) {
-	if n.kind == nixstore.SourceImage {
-		return claim{}, false
-	}
-	for _, root := range r.keeper.roots(n.canonical()) {
-		d := Description{Source: nixstore.Source{Kind: nixstore.SourceStorePath, Paths: []nixstore.StorePath{root}}}
-		c, err := r.join(ctx, n, flightKey(n, root.String(), false), func(ctx context.Context) (Description, error) { return d, nil }, false)
+	for _, d := range r.pulled(ctx, n) {
+		key := flightKey(n, d.Source.Paths[0].String()+d.Digest, false)
+		c, err := r.join(ctx, n, key, func(context.Context) (Description, error) { return d, nil }, false)
 		if err != nil {
 			continue // the name itself is asked next, and its error told
 		}
@@ -109,6 +106,28 @@ func (r *Registry) pinned(ctx context.Context, n name, has func(*served) bool) (
 		c.release()
 	}
 	return claim{}, false
+}
+
+// pulled describes the closures that are pinned under n's name, the one used last
+// first. A described image has settings that no pin knows: its versions do.
+func (r *Registry) pulled(ctx context.Context, n name) []Description {
+	var versions []Description
+	if t, ok := r.cfg.Named.(Tagger); ok && n.kind == nixstore.SourceImage {
+		versions, _ = t.Versions(ctx, n.namespace, n.image) // the name is asked next, and its error told
+	}
+	var all []Description
+	for _, root := range r.keeper.roots(n.canonical()) {
+		src := nixstore.Source{Kind: nixstore.SourceStorePath, Paths: []nixstore.StorePath{root}}
+		if n.kind != nixstore.SourceImage {
+			all = append(all, Description{Source: src})
+		}
+		for _, d := range versions {
+			if slices.Equal(d.Source.Paths, src.Paths) {
+				all = append(all, d)
+			}
+		}
+	}
+	return all
 }
 
 // references gives what to resolve n by in search of a digest. A described image

@@ -68,6 +68,16 @@ func (n named) Tags(ctx context.Context, namespace, name string) ([]string, erro
 	return n.images.Tags(ctx, namespace, name)
 }
 
+// Versions implements registry.Tagger.
+func (n named) Versions(ctx context.Context, namespace, name string) ([]registry.Description, error) {
+	versions, err := n.images.Versions(ctx, namespace, name)
+	all := make([]registry.Description, 0, len(versions))
+	for _, v := range versions {
+		all = append(all, n.description(namespace, v))
+	}
+	return all, err
+}
+
 // keepers gives what keeps the closures that this node built.
 func (a *agent) keepers() []func(context.Context) error {
 	if a.cluster.images == nil {

@@ -225,6 +225,20 @@ func TestVersionsByTagAndDigest(t *testing.T) {
 	if _, err := i.Tags(t.Context(), "shop", "curl"); !errors.Is(err, nixstore.ErrNotFound) {
 		t.Errorf("tags of nothing: %v", err)
 	}
+	versions, err := i.Versions(t.Context(), "shop", "redis")
+	var roots []string
+	for _, v := range versions {
+		roots = append(roots, v.Source.Paths[0].Name()+" "+v.Settings.User+" "+v.Digest)
+	}
+	if want := []string{"r-3 v3 " + digest("3"), "r-1b v1 " + digest("1b"), "r-1 v1 " + digest("1")}; err != nil || !slices.Equal(roots, want) {
+		t.Errorf("versions %q, %v, want %q", roots, err, want)
+	}
+	if len(versions) == 0 || len(versions[0].Index) == 0 {
+		t.Errorf("the version of two systems has no index: %+v", versions)
+	}
+	if _, err := i.Versions(t.Context(), "shop", "curl"); !errors.Is(err, nixstore.ErrNotFound) {
+		t.Errorf("versions of nothing: %v", err)
+	}
 }
 
 func TestWhatWasSeenHoldsWhileTheAPIServerIsAway(t *testing.T) {

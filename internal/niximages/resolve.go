@@ -88,6 +88,30 @@ func (i *Images) Tags(ctx context.Context, namespace, name string) ([]string, er
 	})
 }
 
+// Versions gives all versions of an image that this node can serve, the newest
+// first. Errors are those of Source.
+func (i *Images) Versions(ctx context.Context, namespace, name string) ([]Version, error) {
+	return ask(ctx, question{i, key(namespace, name)}, 0, func(o *object) ([]Version, *holdup) {
+		var all []Version
+		for _, v := range o.versions {
+			found, ok := of(v.images, i.cfg.System)
+			if !ok {
+				continue
+			}
+			if version, err := o.describe(v, found); err == nil {
+				all = append(all, version)
+			}
+		}
+		return all, nil
+	})
+}
+
+// describe gives what a version stands for on a node with one of its images.
+func (o *object) describe(v version, found image) (Version, error) {
+	index, err := v.index()
+	return Version{Source: o.sourceOf(found), Settings: Settings(v.config), Digest: found.digest, Index: index}, err
+}
+
 // question is about one object.
 type question struct {
 	*Images
@@ -158,11 +182,11 @@ func (q question) version(o *object, reference string) (Version, *holdup) {
 		case digest && reference != v.digest && reference != found.digest:
 			return Version{}, q.elsewhere(reference)
 		}
-		index, err := v.index()
+		version, err := o.describe(v, found)
 		if err != nil {
 			return Version{}, &holdup{err, 0}
 		}
-		return Version{Source: o.sourceOf(found), Settings: Settings(v.config), Digest: found.digest, Index: index}, nil
+		return version, nil
 	}
 	if reference == o.tag {
 		return Version{}, q.pending(o)
