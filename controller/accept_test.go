@@ -48,7 +48,7 @@ func TestWhatTheAPIServerTakes(t *testing.T) {
 		"a system without a store path":     {arm + "\nsystems: [x86_64-linux]", "a path for each of systems"},
 		"a refresh of store paths":          {arm + "\nrefreshInterval: 1h", "of no use"},
 		"a refresh too often":               {"contents: [a]\nrefreshInterval: 1s", "at least 1m"},
-		"a refresh that is no duration":     {"contents: [a]\nrefreshInterval: often", "duration"},
+		"a refresh that is no duration":     {"contents: [a]\nrefreshInterval: often", "such as 24h"},
 		"a variable without a value":        {"contents: [a]\nconfig: {env: [A]}", "should match"},
 		"a relative folder":                 {"contents: [a]\nconfig: {workingDir: a}", "should match"},
 		"a deadline too short":              {"contents: [a]\nbuild: {deadline: 1s}", "between 10s and 168h"},

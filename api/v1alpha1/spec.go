@@ -29,6 +29,7 @@ type PackageName string
 // +kubebuilder:validation:XValidation:rule="[has(self.contents), has(self.flakeRef), has(self.expression), has(self.storePaths)].filter(x, x).size() == 1",message="set exactly one of contents, flakeRef, expression and storePaths"
 // +kubebuilder:validation:XValidation:rule="!has(self.storePaths) || !has(self.systems) || self.systems.all(s, s in self.storePaths)",message="storePaths must have a path for each of systems"
 // +kubebuilder:validation:XValidation:rule="!has(self.storePaths) || !has(self.refreshInterval)",message="refreshInterval is of no use with storePaths, which never change"
+// +kubebuilder:validation:XValidation:rule="!has(self.flakeRef) || !has(self.refreshInterval) || !self.refreshInterval.matches('^([0-9]{1,6}[hms])+$') || duration(self.refreshInterval) >= duration('2h')",message="refreshInterval must be at least 2h with flakeRef: each node, and Nix on it, remembers a flake for an hour"
 type NixImageSpec struct {
 	// Tag is the tag of the image's reference.
 	// +optional
@@ -49,6 +50,7 @@ type NixImageSpec struct {
 	// github:owner/repository#package.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=2048
 	// +kubebuilder:validation:Pattern=`^[!-~]+$`
 	FlakeRef string `json:"flakeRef,omitempty"`
@@ -81,11 +83,12 @@ type NixImageSpec struct {
 	Config ImageConfig `json:"config,omitempty,omitzero"`
 
 	// RefreshInterval is how long after a build the source is looked at again,
-	// because packages and branches move. Left out: what was resolved stays until
-	// the spec changes.
+	// because packages and branches move, such as 24h or 1h30m. Left out: what was
+	// resolved stays until the spec changes.
 	// +optional
-	// +kubebuilder:validation:Format=duration
-	// +kubebuilder:validation:XValidation:rule="self >= duration('1m')",message="refreshInterval must be at least 1m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=20
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}[hms])+$') && duration(self) >= duration('1m') && duration(self) <= duration('8760h')",message="refreshInterval must be at least 1m, and at most 8760h, in words such as 24h or 1h30m"
 	RefreshInterval *metav1.Duration `json:"refreshInterval,omitempty"`
 
 	// HistoryLimit is how many earlier versions are still served by digest.
@@ -106,7 +109,10 @@ type NixImageSpec struct {
 // +kubebuilder:validation:Pattern=`^/nix/store/[0-9abcdfghijklmnpqrsvwxyz]{32}-[0-9A-Za-z+._?=-]{1,211}$`
 type StorePath string
 
-// ImageConfig is what an image says to its runtime, in OCI's words.
+// ImageConfig is what an image says to its runtime, in OCI's words. Every version
+// of an image repeats it in the object's status, so that it is bounded as a whole.
+//
+// +kubebuilder:validation:XValidation:rule="(has(self.entrypoint) ? self.entrypoint.map(x, size(bytes(x))).sum() : 0) + (has(self.cmd) ? self.cmd.map(x, size(bytes(x))).sum() : 0) + (has(self.env) ? self.env.map(x, size(bytes(x))).sum() : 0) + (has(self.labels) ? self.labels.map(k, size(k) + size(bytes(self.labels[k]))).sum() : 0) <= 32768",message="config is longer than 32 KiB together"
 type ImageConfig struct {
 	// Entrypoint is the program, and its first arguments.
 	// +optional
@@ -150,6 +156,7 @@ type ImageConfig struct {
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32
 	// +kubebuilder:validation:XValidation:rule="self.all(k, k != '')",message="a label needs a name"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) <= 255)",message="the name of a label has at most 255 characters"
 	Labels map[string]LabelValue `json:"labels,omitempty"`
 }
 
@@ -177,10 +184,12 @@ type BuildSettings struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
-	// Deadline ends an attempt that takes longer, waiting for a node included.
+	// Deadline ends an attempt that takes longer, waiting for a node included, such
+	// as 90m.
 	// +optional
-	// +kubebuilder:validation:Format=duration
-	// +kubebuilder:validation:XValidation:rule="self >= duration('10s') && self <= duration('168h')",message="deadline must be between 10s and 168h"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=20
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}[hms])+$') && duration(self) >= duration('10s') && duration(self) <= duration('168h')",message="deadline must be between 10s and 168h, in words such as 90m or 1h30m"
 	Deadline *metav1.Duration `json:"deadline,omitempty"`
 }
 
@@ -190,15 +199,19 @@ type BuildSettings struct {
 // +kubebuilder:validation:Pattern=`^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$`
 type SelectorValue string
 
-// BuildResources are the resources of the build pod's one container.
+// BuildResources are the resources of the build pod's one container. Quantities have
+// no exponents, as 1e9: Kubernetes takes memory and time as great as the exponent
+// to read one.
 type BuildResources struct {
 	// Requests is what the scheduler keeps free.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=8
+	// +kubebuilder:validation:XValidation:rule="self.all(k, type(self[k]) == int ? self[k] >= 0 : size(self[k]) <= 16 && !self[k].startsWith('-') && !self[k].contains('e') && !self[k].contains('E'))",message="write a quantity as 500m, 2 or 1.5Gi, in at most 16 characters and with no exponent"
 	Requests corev1.ResourceList `json:"requests,omitempty"`
 	// Limits is what the container may use.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=8
+	// +kubebuilder:validation:XValidation:rule="self.all(k, type(self[k]) == int ? self[k] >= 0 : size(self[k]) <= 16 && !self[k].startsWith('-') && !self[k].contains('e') && !self[k].contains('E'))",message="write a quantity as 500m, 2 or 1.5Gi, in at most 16 characters and with no exponent"
 	Limits corev1.ResourceList `json:"limits,omitempty"`
 }
 
