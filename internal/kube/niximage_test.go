@@ -2,7 +2,9 @@ package kube_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,5 +74,67 @@ func TestNixImagesAskOnce(t *testing.T) {
 	cancel()
 	if _, err := api.ListWithContext(ctx, metav1.ListOptions{}); err == nil {
 		t.Error("a list that nobody wants is given")
+	}
+}
+
+// TestNixImagesOfAnySpec: what no node needs is not decoded, so that nobody can
+// keep the nodes from all images by one object that does not decode, or not soon.
+func TestNixImagesOfAnySpec(t *testing.T) {
+	t.Parallel()
+	object := func(name, spec string) string {
+		return fmt.Sprintf(`{"kind": "NixImage", "apiVersion": "closured.dev/v1alpha1", "metadata": {"namespace": "shop", "name": %q, "labels": {"a": "b"}},
+			"spec": {"tag": "v1", "contents": ["curl"], "systems": ["aarch64-linux"], %s}, "status": {"digest": "sha256:1"}}`, name, spec)
+	}
+	objects := []string{
+		object("good", `"config": {"user": "1"}`),
+		object("days", `"refreshInterval": "1d", "build": {"deadline": "2 hours"}`),
+		object("shapes", `"refreshInterval": {}, "historyLimit": 1e30, "config": [], "build": {"nodeSelector": 7}`),
+		object("seconds", `"build": {"tolerations": [{"tolerationSeconds": 1e30}]}`),
+		object("exponent", `"build": {"resources": {"requests": {"cpu": "1e99999999999999999999"}}}`),
+		object("bomb", `"build": {"resources": {"limits": {"cpu": "1e-2147483647"}}}`),
+	}
+	s := newServer(t)
+	s.intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Query().Get("watch") == "true" {
+			for _, o := range objects {
+				_, _ = fmt.Fprintf(w, `{"type": "ADDED", "object": %s}`, o)
+			}
+			return true
+		}
+		_, _ = fmt.Fprintf(w, `{"kind": "NixImageList", "apiVersion": "closured.dev/v1alpha1", "metadata": {"resourceVersion": "7"}, "items": [%s]}`, strings.Join(objects, ","))
+		return true
+	})
+	api := cache.ToListerWatcherWithContext(s.client(t).NixImages())
+	check := func(how string, i int, n *v1alpha1.NixImage) {
+		t.Helper()
+		if !strings.Contains(objects[i], `"name": "`+n.Name+`"`) || n.Namespace != "shop" || n.Labels["a"] != "b" || n.Status.Digest != "sha256:1" ||
+			n.Spec.Tag != "v1" || !slices.Equal(n.Spec.Contents, []v1alpha1.PackageName{"curl"}) || !slices.Equal(n.Spec.EffectiveSystems(), []v1alpha1.System{"aarch64-linux"}) {
+			t.Errorf("%s: %s gives %+v", how, objects[i], n)
+		}
+	}
+	got, err := api.ListWithContext(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, ok := got.(*v1alpha1.NixImageList)
+	if !ok || len(list.Items) != len(objects) || list.ResourceVersion != "7" {
+		t.Fatalf("the list is %+v", got)
+	}
+	for i := range list.Items {
+		check("list", i, &list.Items[i])
+	}
+	w, err := api.WatchWithContext(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	for i := range objects {
+		event := <-w.ResultChan()
+		n, ok := event.Object.(*v1alpha1.NixImage)
+		if !ok {
+			t.Fatalf("the event is %+v", event)
+		}
+		check("watch", i, n)
 	}
 }
