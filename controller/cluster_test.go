@@ -312,7 +312,7 @@ func (w *world) finish(t *testing.T, job *batchv1.Job, r report.Report) {
 	w.report(t, w.pod(t, job, node), r)
 }
 
-// report ends a pod with a report.
+// report ends a pod with a report. The clock of its node is an hour behind.
 func (w *world) report(t *testing.T, pod *corev1.Pod, r report.Report) {
 	t.Helper()
 	message, err := r.Encode()
@@ -323,7 +323,7 @@ func (w *world) report(t *testing.T, pod *corev1.Pod, r report.Report) {
 	}
 	pod.Status.Phase = phase
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "report", State: corev1.ContainerState{
-		Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: string(message), Reason: "Completed", FinishedAt: metav1.Now()},
+		Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: string(message), Reason: "Completed", FinishedAt: metav1.NewTime(time.Now().Add(-time.Hour))},
 	}}}
 	must(t, w.Status().Update(t.Context(), pod))
 }

@@ -132,6 +132,7 @@ func (p *Plan) follow(s *systemPlan, round int64) {
 	if b.Phase == buildjob.Succeeded {
 		if problem := p.wrongRoot(s.system, b); problem != "" {
 			b.Phase, b.Reason, b.Message = buildjob.Failed, v1alpha1.ReasonReportFailed, problem
+			b.Mark, b.Time = true, metav1.NewTime(p.now)
 		}
 	}
 	switch b.Phase {
@@ -254,17 +255,13 @@ func (s *systemPlan) problem() (reason, message string) {
 // resolution makes a result of a report.
 func (p *Plan) resolution(s *systemPlan, b *buildjob.Observation, round int64) *v1alpha1.Resolution {
 	r := b.Report
-	when := b.Time
-	if when.IsZero() {
-		when = metav1.NewTime(p.now)
-	}
 	return &v1alpha1.Resolution{
 		SystemImage: v1alpha1.SystemImage{
 			System: s.system, StorePath: v1alpha1.StorePath(r.Root.String()), Digest: r.Digest, ManifestSize: r.ManifestSize,
 			ClosureSize: strconv.FormatInt(r.Size, 10), Paths: int32(r.Paths), //nolint:gosec // report.Parse bounds it
 			Inputs: s.inputs, Node: r.Node,
 		},
-		Round: round, Time: when,
+		Round: round, Time: metav1.NewTime(p.now).Rfc3339Copy(), // no clock of a node: refreshes are counted from it
 	}
 }
 

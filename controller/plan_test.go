@@ -73,7 +73,7 @@ func (d *desk) job(system v1alpha1.System) *buildjob.Observation {
 func (d *desk) succeed(system v1alpha1.System, digit string) {
 	d.t.Helper()
 	o := d.job(system)
-	o.Phase, o.Time = buildjob.Succeeded, metav1.NewTime(d.now)
+	o.Phase = buildjob.Succeeded
 	o.Report = goodReport(string(system), "sha256:"+strings.Repeat(digit, 64))
 }
 
@@ -187,6 +187,27 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
+// TestTimesAreTheControllers: what a node's clock says of a build's end neither
+// hastens nor delays anything.
+func TestTimesAreTheControllers(t *testing.T) {
+	t.Parallel()
+	for _, skew := range []time.Duration{-time.Hour, time.Hour} {
+		spec := three()
+		spec.RefreshInterval = &metav1.Duration{Duration: time.Minute}
+		d := newDesk(t, spec)
+		d.round()
+		d.succeed(x86, "1")
+		d.job(x86).Time = metav1.NewTime(d.now.Add(skew))
+		d.round()
+		if got := d.image.Status.Resolved[0].Time.Time; !got.Equal(d.now) {
+			t.Errorf("a clock that is wrong by %s: resolved at %s", skew, got)
+		}
+		if plan := d.round(); len(plan.Create) != 0 || plan.Wake() != time.Minute {
+			t.Errorf("a clock that is wrong by %s: makes %v, wakes in %s", skew, plan.Create, plan.Wake())
+		}
+	}
+}
+
 func TestAServedSystemIsNotTakenAway(t *testing.T) {
 	t.Parallel()
 	spec := three()
@@ -237,10 +258,13 @@ func TestAReportOnAnotherPathIsRefused(t *testing.T) {
 	d := newDesk(t, v1alpha1.NixImageSpec{StorePaths: map[string]v1alpha1.StorePath{x86: "/nix/store/2rz4g4znpzjwh1xymhjpm42vipw92pr7-jq-1.6"}})
 	d.round()
 	d.succeed(x86, "1")
-	d.round()
+	plan := d.round()
 	d.want("Stalled", "True", v1alpha1.ReasonReportFailed)
 	if d.image.Status.Digest != "" {
 		t.Error("it is served")
+	}
+	if len(plan.Fail) != 1 || !plan.Fail[0].Time.Time.Equal(d.now) || len(plan.Create) != 0 {
+		t.Errorf("given up is %+v, and made %v", plan.Fail, plan.Create)
 	}
 }
 

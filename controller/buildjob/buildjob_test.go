@@ -114,11 +114,13 @@ func TestJob(t *testing.T) {
 	}
 }
 
+// now is the time of all facts.
+func now() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) }
+
 // facts are those of a Job with a pod on a node.
 func facts(edit func(*buildjob.Facts, *corev1.Pod)) buildjob.Facts {
 	i := image()
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	f := buildjob.Facts{Job: buildjob.New(i, key(i, "x86_64-linux"), buildjob.Settings{Image: "a"}), Now: now}
+	f := buildjob.Facts{Job: buildjob.New(i, key(i, "x86_64-linux"), buildjob.Settings{Image: "a"}), Now: now()}
 	pod := corev1.Pod{Spec: corev1.PodSpec{NodeName: "node-a"}}
 	edit(&f, &pod)
 	if f.Pods == nil {
@@ -161,14 +163,18 @@ func both(first, second func(*buildjob.Facts, *corev1.Pod)) func(*buildjob.Facts
 func ends(code int32, message string) func(*buildjob.Facts, *corev1.Pod) {
 	return func(_ *buildjob.Facts, p *corev1.Pod) {
 		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "report", State: corev1.ContainerState{
-			Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: message, Reason: "Error"},
+			Terminated: &corev1.ContainerStateTerminated{
+				ExitCode: code, Message: message, Reason: "Error", FinishedAt: metav1.NewTime(now().Add(-time.Hour)), // a clock that is behind
+			},
 		}}}
 	}
 }
 
 func condition(kind batchv1.JobConditionType, reason string) func(*buildjob.Facts, *corev1.Pod) {
 	return func(f *buildjob.Facts, _ *corev1.Pod) {
-		f.Job.Status.Conditions = []batchv1.JobCondition{{Type: kind, Status: "True", Reason: reason, Message: "words"}}
+		f.Job.Status.Conditions = []batchv1.JobCondition{{
+			Type: kind, Status: "True", Reason: reason, Message: "words", LastTransitionTime: metav1.NewTime(now().Add(-time.Hour)),
+		}}
 		f.Pods = []corev1.Pod{}
 	}
 }
@@ -226,14 +232,17 @@ func TestObserve(t *testing.T) {
 		"a builder fails":            {rpc("FailedPrecondition"), buildjob.Failed, "BuildFailed", true, "why"},
 		"corrupt":                    {rpc("DataLoss"), buildjob.Failed, "Corrupt", true, "why"},
 		"a report":                   {ends(0, encoded(good)), buildjob.Succeeded, "", false, ""},
-		"a report of a failure":      {ends(1, `{"error":"no space"}`), buildjob.Failed, "ReportFailed", false, "no space"},
-		"a report on another system": {ends(0, encoded(other)), buildjob.Failed, "ReportFailed", false, "aarch64-linux"},
-		"no report":                  {ends(0, "hello"), buildjob.Failed, "ReportFailed", false, "cannot be used"},
-		"killed":                     {ends(137, "last words"), buildjob.Failed, "ReportFailed", false, "code 137"},
+		"a report of a failure":      {ends(1, `{"error":"no space"}`), buildjob.Failed, "ReportFailed", true, "no space"},
+		"a report on another system": {ends(0, encoded(other)), buildjob.Failed, "ReportFailed", true, "aarch64-linux"},
+		"no report":                  {ends(0, "hello"), buildjob.Failed, "ReportFailed", true, "cannot be used"},
+		"killed":                     {ends(137, "last words"), buildjob.Failed, "ReportFailed", true, "code 137"},
 		"about to be too late":       {condition(batchv1.JobFailureTarget, "DeadlineExceeded"), buildjob.Failed, "DeadlineExceeded", true, "1h0m0s"},
 		"too late":                   {condition(batchv1.JobFailed, "DeadlineExceeded"), buildjob.Failed, "DeadlineExceeded", true, "1h0m0s"},
-		"failed without a pod":       {condition(batchv1.JobFailed, "BackoffLimitExceeded"), buildjob.Failed, "ReportFailed", false, "words"},
-		"done without a pod":         {condition(batchv1.JobComplete, ""), buildjob.Failed, "ReportFailed", false, "before its report"},
+		"failed without a pod":       {condition(batchv1.JobFailed, "BackoffLimitExceeded"), buildjob.Failed, "ReportFailed", true, "deletes it: words; next: wait"},
+		"failed with a pod that kubelet evicted": {both(condition(batchv1.JobFailed, "BackoffLimitExceeded"), func(f *buildjob.Facts, _ *corev1.Pod) {
+			f.Pods = []corev1.Pod{{Spec: corev1.PodSpec{NodeName: "a"}, Status: corev1.PodStatus{Phase: "Failed", Reason: "Evicted", Message: "too much on the disk"}}}
+		}), buildjob.Failed, "ReportFailed", true, ": Evicted: too much on the disk; next: wait"},
+		"done without a pod": {condition(batchv1.JobComplete, ""), buildjob.Failed, "ReportFailed", true, "before its report"},
 		"an image that is not there": {func(_ *buildjob.Facts, p *corev1.Pod) {
 			p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "gone"}}}}
 		}, buildjob.Blocked, "BuildImagePull", false, "gone"},
@@ -253,6 +262,9 @@ func TestObserve(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := buildjob.Observe(facts(test.edit))
+			if test.mark && !o.Time.Time.Equal(now()) {
+				t.Errorf("it failed at %s", o.Time)
+			}
 			if o.Phase != test.phase || o.Reason != test.reason || o.Mark != test.mark || !strings.Contains(o.Message, test.says) {
 				t.Errorf("got %d %q %t %q", o.Phase, o.Reason, o.Mark, o.Message)
 			}

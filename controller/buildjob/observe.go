@@ -37,9 +37,10 @@ type Observation struct {
 	Phase   Phase
 	Reason  string // a reason of v1alpha1: of Building while Active, else of Stalled, or Waiting
 	Message string // for people; bounded
-	// Time is when it ended, when Failed or Succeeded.
+	// Time is when it was seen to have Failed, by the clock of a controller: those of
+	// nodes may be wrong, and the next attempt is counted from here.
 	Time metav1.Time
-	// Mark: it failed, and neither the Job's status nor its annotations say all of it yet.
+	// Mark: it failed, and the Job's annotations do not say so yet.
 	Mark bool
 	// Recheck is how long until time alone may change the observation; 0: never.
 	Recheck time.Duration
@@ -148,7 +149,7 @@ func reported(o *Observation, f Facts) bool {
 	for _, pod := range f.Pods {
 		for _, s := range pod.Status.ContainerStatuses {
 			if t := s.State.Terminated; s.Name == container && t != nil {
-				o.ofContainer(t)
+				o.ofContainer(f, t)
 				return true
 			}
 		}
@@ -156,8 +157,8 @@ func reported(o *Observation, f Facts) bool {
 	return false
 }
 
-func (o *Observation) ofContainer(t *corev1.ContainerStateTerminated) {
-	o.Phase, o.Reason, o.Time = Failed, v1alpha1.ReasonReportFailed, t.FinishedAt
+func (o *Observation) ofContainer(f Facts, t *corev1.ContainerStateTerminated) {
+	o.fail(f, v1alpha1.ReasonReportFailed)
 	r, err := report.Parse([]byte(t.Message))
 	switch {
 	case err == nil && r.Failure != "":
@@ -169,7 +170,7 @@ func (o *Observation) ofContainer(t *corev1.ContainerStateTerminated) {
 	case r.System != string(o.System):
 		o.Message = fmt.Sprintf("the build pod reports on %s instead of %s", r.System, o.System)
 	default:
-		o.Phase, o.Reason, o.Message, o.Report = Succeeded, "", "", r
+		*o = Observation{Key: o.Key, Job: o.Job, Phase: Succeeded, Report: r}
 	}
 }
 
@@ -190,25 +191,33 @@ func ended(o *Observation, f Facts) bool {
 		if c.Status != corev1.ConditionTrue {
 			continue
 		}
-		o.Phase, o.Reason, o.Time = Failed, v1alpha1.ReasonReportFailed, c.LastTransitionTime
 		switch {
 		case c.Reason == batchv1.JobReasonDeadlineExceeded && (c.Type == batchv1.JobFailed || c.Type == batchv1.JobFailureTarget):
 			// The second comes first, before its pods go: without them the Job would look
 			// like one that waits for its pod.
-			o.Reason = v1alpha1.ReasonDeadlineExceeded
+			o.fail(f, v1alpha1.ReasonDeadlineExceeded)
 			o.Message = "the build took longer than " + deadlineOf(f.Job)
-			o.Mark = true // with what it waited for, which only the object's status still says
 			return true
 		case c.Type == batchv1.JobFailed:
-			o.Message = "the build Job failed: " + c.Message
+			o.fail(f, v1alpha1.ReasonReportFailed)
+			o.Message = "the build pod ended without a report, as when somebody deletes it: " + lastWords(f, c.Message) + "; next: wait, it is tried again"
 			return true
 		case c.Type == batchv1.JobComplete:
-			o.Message = "the build pod went before its report was read"
+			o.fail(f, v1alpha1.ReasonReportFailed)
+			o.Message = "the build pod went before its report was read; next: wait, it is tried again"
 			return true
 		}
 	}
-	*o = Observation{Key: o.Key, Job: o.Job}
 	return false
+}
+
+// lastWords gives why a pod ended, as far as somebody said so: kubelet, as when it
+// evicts the pod, or else the Job controller.
+func lastWords(f Facts, ofJob string) string {
+	if len(f.Pods) > 0 && f.Pods[0].Status.Message != "" {
+		return f.Pods[0].Status.Reason + ": " + f.Pods[0].Status.Message
+	}
+	return ofJob
 }
 
 func deadlineOf(job *batchv1.Job) string {
