@@ -52,7 +52,7 @@ func (p *Plan) ready(status *v1alpha1.NixImageStatus) verdict {
 	}
 	reason, message := v1alpha1.ReasonNotAvailable, "see the condition Stalled"
 	if slices.ContainsFunc(p.systems, (*systemPlan).progressing) {
-		reason, message = v1alpha1.ReasonBuilding, "the image is being built"
+		reason, message = v1alpha1.ReasonBuilding, "the image is being built: see the condition Building"
 	}
 	if status.Digest != "" {
 		message += "; an earlier version is served: " + served(status)

@@ -236,9 +236,11 @@ func (s *systemPlan) active() bool {
 	return s.build.Phase == buildjob.Active || s.build.Phase == buildjob.Blocked
 }
 
-// progressing tells whether a result may be near, and is worth waiting for.
+// progressing tells whether a result may be near, and is worth waiting for: also when
+// something is away for a moment, since each publication changes the digest. The
+// deadline bounds it.
 func (s *systemPlan) progressing() bool {
-	return s.active() && (s.build == nil || s.build.Phase == buildjob.Active)
+	return s.active() && (s.build == nil || s.build.Phase == buildjob.Active || s.build.Reason == v1alpha1.ReasonWaiting)
 }
 
 // problem gives what stands in the way, in words of Stalled; "" when nothing does.

@@ -233,6 +233,31 @@ func TestAServedSystemIsNotTakenAway(t *testing.T) {
 	}
 }
 
+// TestWhatIsAwayForAMomentIsWaitedFor: it makes no version that lacks a system, and
+// nobody is sent to a condition that has nothing to say.
+func TestWhatIsAwayForAMomentIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	spec := three()
+	spec.Systems = []v1alpha1.System{x86, arm}
+	d := newDesk(t, spec)
+	d.round()
+	d.succeed(x86, "1")
+	o := d.job(arm)
+	o.Phase, o.Reason, o.Message = buildjob.Blocked, v1alpha1.ReasonWaiting, "the cache does not answer"
+	d.round()
+	d.want("Ready", "False", v1alpha1.ReasonBuilding)
+	d.want("Building", "True", v1alpha1.ReasonWaiting)
+	d.want("Stalled", "False", v1alpha1.ReasonProgressing)
+	if c := meta.FindStatusCondition(d.image.Status.Conditions, "Ready"); !strings.Contains(c.Message, "see the condition Building") || d.image.Status.Digest != "" {
+		t.Errorf("it says %q, and serves %q", c.Message, d.image.Status.Digest)
+	}
+	d.succeed(arm, "2")
+	d.round()
+	if h := d.image.Status.History; len(h) != 1 || len(h[0].Images) != 2 {
+		t.Errorf("history %+v", h)
+	}
+}
+
 func TestHistoryIsBounded(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, three())
