@@ -30,7 +30,7 @@ func image() *v1alpha1.NixImage {
 }
 
 func key(i *v1alpha1.NixImage, system v1alpha1.System) buildjob.Key {
-	return buildjob.Key{System: system, Build: buildjob.BuildHash(&i.Spec, system), Round: 1}
+	return buildjob.Key{System: system, Build: buildjob.BuildHash(&i.Spec, system, ""), Round: 1}
 }
 
 func TestNamesFollowFromWhatIsBuilt(t *testing.T) {
@@ -184,6 +184,16 @@ func encoded(r report.Report) string {
 	return string(data)
 }
 
+// unplaced is a pod that no node has taken for some time.
+func unplaced(since time.Duration) func(*buildjob.Facts, *corev1.Pod) {
+	return func(f *buildjob.Facts, p *corev1.Pod) {
+		p.Spec.NodeName = ""
+		p.Status.Conditions = []corev1.PodCondition{{
+			Type: corev1.PodScheduled, Status: "False", Reason: "Unschedulable", Message: "0/3 nodes", LastTransitionTime: metav1.NewTime(f.Now.Add(-since)),
+		}}
+	}
+}
+
 func TestObserve(t *testing.T) {
 	t.Parallel()
 	good := report.Report{
@@ -191,14 +201,6 @@ func TestObserve(t *testing.T) {
 	}
 	other := good
 	other.System = "aarch64-linux"
-	unplaced := func(since time.Duration) func(*buildjob.Facts, *corev1.Pod) {
-		return func(f *buildjob.Facts, p *corev1.Pod) {
-			p.Spec.NodeName = ""
-			p.Status.Conditions = []corev1.PodCondition{{
-				Type: corev1.PodScheduled, Status: "False", Reason: "Unschedulable", Message: "0/3 nodes", LastTransitionTime: metav1.NewTime(f.Now.Add(-since)),
-			}}
-		}
-	}
 	for name, test := range map[string]struct {
 		edit   func(*buildjob.Facts, *corev1.Pod)
 		phase  buildjob.Phase
