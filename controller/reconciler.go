@@ -15,6 +15,7 @@ import (
 	"github.com/closured/closured/api/v1alpha1"
 	"github.com/closured/closured/controller/buildjob"
 	"github.com/closured/closured/internal/logkey"
+	"github.com/closured/closured/nixstore"
 )
 
 // settle is how long the cache gets to learn of what a reconciliation wrote.
@@ -130,13 +131,17 @@ func (r *reconciler) create(ctx context.Context, plan *Plan, key buildjob.Key) (
 			slog.String(logkey.System, string(key.System)), slog.Int(logkey.Attempt, key.Attempt+1))
 		return true, nil
 	case apierrors.IsAlreadyExists(err):
-		return true, nil // made by an earlier life, or about to go: the cache will tell
+		if !r.refusals.stranger(name, key) {
+			return true, nil // made by an earlier life, or about to go: the cache will tell
+		}
+		err = nixstore.Fail(nixstore.ErrInvalid, "see whose it is, and delete it", "there is a Job %s already, which does not belong to this NixImage", job.Name)
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
-		plan.wakeIn(r.refusals.note(name, key, err.Error(), plan.now, r.rules))
-		plan.Refused(key, err.Error())
-		return false, nil
+	default:
+		return false, fmt.Errorf("making the Job %s: %w", job.Name, err)
 	}
-	return false, fmt.Errorf("making the Job %s: %w", job.Name, err)
+	plan.wakeIn(r.refusals.note(name, key, err.Error(), plan.now, r.rules))
+	plan.Refused(key, err.Error())
+	return false, nil
 }
 
 // current is a conflict unless the object is the one that the API server has.
