@@ -21,6 +21,10 @@ type Rules struct {
 	// Backoff is how long after the first failure a build is tried again. It doubles
 	// with each further one, up to BackoffMax.
 	Backoff, BackoffMax time.Duration
+	// Making identifies how this installation makes images of closures, on which
+	// digests depend. When it changes all is built anew: no node serves an image with
+	// another digest than its own. Empty: it never changes.
+	Making string
 }
 
 // Plan is what shall become of one object.
@@ -60,7 +64,7 @@ func NewPlan(image *v1alpha1.NixImage, jobs []buildjob.Observation, rules Rules,
 	p := &Plan{image: image, rules: rules, now: now}
 	keep := map[string]bool{}
 	for _, system := range image.Spec.EffectiveSystems() {
-		s := &systemPlan{system: system, inputs: buildjob.Inputs(&image.Spec, system)}
+		s := &systemPlan{system: system, inputs: buildjob.Inputs(&image.Spec, system, rules.Making)}
 		p.systems = append(p.systems, s)
 		p.planSystem(s, jobs)
 		if s.build != nil {
@@ -91,7 +95,7 @@ func (p *Plan) planSystem(s *systemPlan, jobs []buildjob.Observation) {
 		return
 	}
 	s.pending = true
-	key := buildjob.Key{System: s.system, Build: buildjob.BuildHash(&p.image.Spec, s.system), Round: round}
+	key := buildjob.Key{System: s.system, Build: buildjob.BuildHash(&p.image.Spec, s.system, p.rules.Making), Round: round}
 	s.build = latest(jobs, key)
 	if s.build == nil {
 		p.Create = append(p.Create, key)

@@ -87,7 +87,9 @@ func (s *settings) check(f *flag.FlagSet) error {
 	if f.NArg() > 0 {
 		problems = append(problems, fmt.Errorf("%q is not a flag", f.Arg(0)))
 	}
-	if _, ok := closureimage.ParseCompression(s.build.Compression); !ok {
+	compression, ok := closureimage.ParseCompression(s.build.Compression)
+	s.rules.Making = closureimage.Making(compression)
+	if !ok {
 		problems = append(problems, fmt.Errorf("--registry-compression %q is not none, gzip or zstd", s.build.Compression))
 	}
 	if s.build.Deadline < time.Second {

@@ -159,6 +159,9 @@ func TestFlags(t *testing.T) {
 		!slices.Equal(b.PullSecrets, []string{"one", "two"}) {
 		t.Errorf("build settings %+v", b)
 	}
+	if zipped, err := parseFlags([]string{"--registry-compression=gzip"}, io.Discard); err != nil || zipped.rules.Making == good.rules.Making {
+		t.Errorf("images are made by %q whatever the compression, %v", good.rules.Making, err)
+	}
 	for _, bad := range [][]string{
 		{"--build-image=a", "extra"},
 		{"--build-image=a", "--registry-compression=xz"},

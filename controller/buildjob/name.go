@@ -33,23 +33,24 @@ type Key struct {
 	Attempt int    // from 0
 }
 
-// Inputs identifies the source and the config of an image for one system: all
-// that its digest depends on.
-func Inputs(spec *v1alpha1.NixImageSpec, system v1alpha1.System) string {
+// Inputs identifies the source and the config of an image for one system, and how
+// images are made of closures: all that its digest depends on.
+func Inputs(spec *v1alpha1.NixImageSpec, system v1alpha1.System, making string) string {
 	return hash(struct {
 		Attributes map[string]string
 		System     v1alpha1.System
 		Config     v1alpha1.ImageConfig
-	}{attributes(spec, system), system, spec.Config})
+		Making     string `json:",omitempty"`
+	}{attributes(spec, system), system, spec.Config, making})
 }
 
 // BuildHash identifies the inputs together with how they are built: a change of
 // either makes another Job out of one that is under way.
-func BuildHash(spec *v1alpha1.NixImageSpec, system v1alpha1.System) string {
+func BuildHash(spec *v1alpha1.NixImageSpec, system v1alpha1.System, making string) string {
 	return hash(struct {
 		Inputs string
 		Build  v1alpha1.BuildSettings
-	}{Inputs(spec, system), spec.Build})
+	}{Inputs(spec, system, making), spec.Build})
 }
 
 // hash gives 16 hexadecimal digits. JSON sorts the keys of maps.

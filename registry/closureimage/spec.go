@@ -18,6 +18,10 @@ import (
 // of each name in the cache, so that nothing old is served as something new.
 const formatVersion = 1
 
+// Making identifies how images are made of closures: when it is equal, and closures,
+// forms and settings are, digests are too.
+func Making(c Compression) string { return strconv.Itoa(formatVersion) + " " + c.String() }
+
 // Form says where in the image the closure stands.
 type Form int
 
