@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -49,7 +50,7 @@ func agentBeginsAlone(t *testing.T) {
 	if err := publishAgain(t, pod, mountOf(pod)); err != nil {
 		t.Errorf("a volume that is mounted is asked for again: %v", err)
 	}
-	t.Logf("another volume of the image: %v", publishAgain(t, pod, filepath.Join(filepath.Dir(mountOf(pod)), "other")))
+	t.Logf("another volume of the image: %v", publishAgain(t, pod, otherMountOf(pod)))
 	back(t.Context())
 	restart(t)
 	requireReadable(t, []*corev1.Pod{pod})
@@ -57,6 +58,11 @@ func agentBeginsAlone(t *testing.T) {
 		t.Errorf("the pod does not run: %v: %s", err, out)
 	}
 	must(t, "delete", "-n", describedNamespace, "pod/alone", "nixi/alone")
+}
+
+// otherMountOf gives the folder of a volume that the pod does not have.
+func otherMountOf(pod *corev1.Pod) string {
+	return filepath.Join(filepath.Dir(filepath.Dir(mountOf(pod))), "other", "mount")
 }
 
 // publishAgain asks the agent for a volume as kubelet does, at its own target or
@@ -83,8 +89,14 @@ func publishAgain(t *testing.T, pod *corev1.Pod, target string) error {
 	node := csi.NewNodeClient(conn)
 	if target != mountOf(pod) {
 		volume.ID += "-other"
+		if err := os.Mkdir(filepath.Dir(target), 0o750); err != nil { // kubelet does so
+			t.Fatal(err)
+		}
 		defer func() {
-			_, _ = node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: volume.ID, TargetPath: target})
+			_, err := node.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: volume.ID, TargetPath: target})
+			if err := errors.Join(err, os.Remove(filepath.Dir(target))); err != nil {
+				t.Error(err)
+			}
 		}()
 	}
 	_, err = node.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
