@@ -222,18 +222,19 @@ func imageOf(_ context.Context, pod client.Object) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: pod.GetNamespace(), Name: name}}}
 }
 
-// slim drops what nobody here reads from Jobs and pods, before they are cached.
+// slim drops what nobody here reads from Jobs and pods, before they are cached: also
+// of those that somebody else gave our label.
 func slim(object any) (any, error) {
 	switch o := object.(type) {
 	case *batchv1.Job:
-		o.ManagedFields = nil
+		o.ManagedFields, o.Annotations = nil, buildjob.Annotations(o)
 		var images []corev1.Container
 		for _, c := range o.Spec.Template.Spec.Containers {
 			images = append(images, corev1.Container{Image: c.Image})
 		}
 		o.Spec.Template = corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: images}}
 	case *corev1.Pod:
-		o.ManagedFields = nil
+		o.ManagedFields, o.Annotations = nil, nil
 		o.Spec = corev1.PodSpec{NodeName: o.Spec.NodeName}
 	}
 	return object, nil

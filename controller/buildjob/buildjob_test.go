@@ -309,6 +309,11 @@ func TestAnAttemptThatWasGivenUpStaysSo(t *testing.T) {
 	if err := json.Unmarshal(patch, f.Job); err != nil {
 		t.Fatal(err)
 	}
+	f.Job.Annotations["example.org/other"] = "x"
+	f.Job.Annotations = buildjob.Annotations(f.Job)
+	if len(f.Job.Annotations) != 3 {
+		t.Errorf("annotations %v", f.Job.Annotations)
+	}
 	f.Pods, f.Events, f.Now = nil, nil, f.Now.Add(time.Hour)
 	again := buildjob.Observe(f)
 	if again.Phase != buildjob.Failed || again.Mark || again.Message != first.Message || !again.Time.Equal(&first.Time) || !*f.Job.Spec.Suspend {
@@ -321,6 +326,25 @@ func TestFault56TextsAreBounded(t *testing.T) {
 	o := buildjob.Observe(facts(ends(1, strings.Repeat("log \x1b[31m\xff", 1<<20))))
 	if len(o.Message) > 5000 || !utf8.ValidString(o.Message) || strings.Contains(o.Message, "\x1b") {
 		t.Errorf("%d bytes: %.80q", len(o.Message), o.Message)
+	}
+}
+
+func TestClip(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"a line\n\tand é, 猫":        "a line\n\tand é, 猫",
+		"\x1b[31mred\x9b\u009b1m":   "[31mred1m",
+		"over\rwritten\x7f\x00":     "overwritten",
+		"\u202egnp.exe\u2066\u200b": "gnp.exe",
+		"two\u2028lines":            "twolines",
+		"half \xf0\x9f":             "half ",
+	} {
+		if got := buildjob.Clip(in); got != want {
+			t.Errorf("%q is %q, want %q", in, got, want)
+		}
+	}
+	if got := buildjob.ClipTo("123456789", 5); got != "12345…" {
+		t.Errorf("got %q", got)
 	}
 }
 

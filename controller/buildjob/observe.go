@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -61,6 +62,20 @@ const (
 	annotationMessage = v1alpha1.Group + "/failure-message"
 	annotationTime    = v1alpha1.Group + "/failure-time"
 )
+
+// Annotations gives those of a Job that Observe reads.
+func Annotations(job *batchv1.Job) map[string]string {
+	var read map[string]string
+	for _, key := range []string{annotationReason, annotationMessage, annotationTime} {
+		if value, ok := job.Annotations[key]; ok {
+			if read == nil {
+				read = map[string]string{}
+			}
+			read[key] = Clip(value)
+		}
+	}
+	return read
+}
 
 // FailurePatch gives the JSON merge patch that gives an attempt up. Suspending
 // the Job ends its pod, and with that the agent's work; the annotations keep why,
@@ -230,8 +245,9 @@ func deadlineOf(job *batchv1.Job) string {
 // textMax bounds what one observation says, in bytes: the log's last lines are in it.
 const textMax = 4096
 
-// Clip bounds a text that others wrote: at most 4 KiB, valid UTF-8, and no
-// control characters but line ends and tabs.
+// Clip bounds a text that others wrote: at most 4 KiB, valid UTF-8, and nothing in it
+// that terminals obey rather than show, as escapes, line ends of other kinds and
+// marks that turn the direction of writing; but line ends and tabs.
 func Clip(s string) string { return ClipTo(s, textMax) }
 
 // ClipTo is Clip with another bound, in bytes.
@@ -240,9 +256,9 @@ func ClipTo(s string, limit int) string {
 		s = s[:limit] + "…"
 	}
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
-			return -1
+		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+			return r
 		}
-		return r
+		return -1
 	}, strings.ToValidUTF8(s, ""))
 }
