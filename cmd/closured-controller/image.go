@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -11,9 +12,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// ownImage gives the image of the first container of a pod: the one that this
-// program runs in, so that manifests name their image once. It lists, since the
-// controller may not get pods.
+// ownContainer is the name of the container that this program runs in. Others may
+// stand before it: webhooks add some.
+const ownContainer = "controller"
+
+// ownImage gives the image of a pod's container that this program runs in, so that
+// manifests name their image once. It lists, since the controller may not get pods.
 func ownImage(ctx context.Context, api *rest.Config, namespace, name string) (string, error) {
 	if namespace == "" || name == "" {
 		return "", errors.New("the image of build pods is unknown without POD_NAMESPACE and POD_NAME")
@@ -27,8 +31,15 @@ func ownImage(ctx context.Context, api *rest.Config, namespace, name string) (st
 	if err := c.List(ctx, &pods, client.InNamespace(namespace), only); err != nil {
 		return "", fmt.Errorf("looking up the pod %s/%s: %w", namespace, name, err)
 	}
-	if len(pods.Items) != 1 || len(pods.Items[0].Spec.Containers) == 0 {
+	if len(pods.Items) != 1 {
 		return "", fmt.Errorf("there is no pod %s/%s, whose image build pods would run", namespace, name)
 	}
-	return pods.Items[0].Spec.Containers[0].Image, nil
+	all := pods.Items[0].Spec.Containers
+	if i := slices.IndexFunc(all, func(c corev1.Container) bool { return c.Name == ownContainer }); i >= 0 {
+		return all[i].Image, nil
+	}
+	if len(all) == 1 {
+		return all[0].Image, nil
+	}
+	return "", fmt.Errorf("no container of the pod %s/%s is called %s, so that the image of build pods is unknown", namespace, name, ownContainer)
 }
