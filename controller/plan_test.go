@@ -278,6 +278,38 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 }
 
+// TestHistoryStaysStorable: etcd has a limit, which many versions of a long config
+// must not reach. JSON takes six bytes for some characters.
+func TestHistoryStaysStorable(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		variable string
+		want     int
+	}{
+		"short":                    {"A=b", 11},
+		"long":                     {"A=" + strings.Repeat("b", 32000), 11},
+		"long, and longer in JSON": {"A=" + strings.Repeat("<", 32000), 2},
+		"longer than all may be":   {"A=" + strings.Repeat("<", 100000), 1},
+		"just as long as may be":   {"A=" + strings.Repeat("b", 46000), 11},
+		"just longer than may be":  {"A=" + strings.Repeat("b", 47800), 10},
+	} {
+		d := newDesk(t, v1alpha1.NixImageSpec{Tag: "v1", Contents: []v1alpha1.PackageName{"curl"}})
+		d.image.Spec.HistoryLimit = new(int32(10))
+		d.image.Spec.Config.Env = []string{test.variable}
+		for i := range 12 {
+			d.image.Generation++
+			d.image.Spec.Config.User = fmt.Sprint(i)
+			d.round()
+			d.succeed("x86_64-linux", fmt.Sprintf("%x", i))
+			d.round()
+		}
+		h := d.image.Status.History
+		if len(h) != test.want || h[0].Digest != d.image.Status.Digest || h[0].Config.User != "11" {
+			t.Errorf("%s: %d versions are kept, want %d; the first is %s", name, len(h), test.want, h[0].Config.User)
+		}
+	}
+}
+
 func TestAReportOnAnotherPathIsRefused(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, v1alpha1.NixImageSpec{StorePaths: map[string]v1alpha1.StorePath{x86: "/nix/store/2rz4g4znpzjwh1xymhjpm42vipw92pr7-jq-1.6"}})

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,7 +22,9 @@ func (p *Plan) Status() (v1alpha1.NixImageStatus, error) {
 			return v1alpha1.NixImageStatus{}, err
 		}
 	}
-	p.trimHistory(status)
+	if err := p.trimHistory(status); err != nil {
+		return v1alpha1.NixImageStatus{}, err
+	}
 	p.setConditions(status)
 	return *status, nil
 }
@@ -63,7 +66,13 @@ func (p *Plan) publish(status *v1alpha1.NixImageStatus, images []v1alpha1.System
 	return nil
 }
 
-func (p *Plan) trimHistory(status *v1alpha1.NixImageStatus) {
+// historyMax bounds the history as JSON, in bytes: etcd takes no object of more
+// than 1.5 MiB, and an object that cannot grow could publish nothing any more.
+const historyMax = 512 << 10
+
+// trimHistory forgets the versions that are too many, or too much. The newest,
+// which is served, stays.
+func (p *Plan) trimHistory(status *v1alpha1.NixImageStatus) error {
 	const defaultLimit = 3
 	limit := defaultLimit
 	if l := p.image.Spec.HistoryLimit; l != nil {
@@ -72,6 +81,18 @@ func (p *Plan) trimHistory(status *v1alpha1.NixImageStatus) {
 	if len(status.History) > limit+1 {
 		status.History = status.History[:limit+1]
 	}
+	length := 0
+	for i := range status.History {
+		data, err := json.Marshal(&status.History[i])
+		if err != nil {
+			return fmt.Errorf("measuring the history of %s/%s: %w", p.image.Namespace, p.image.Name, err)
+		}
+		if length += len(data); length > historyMax && i > 0 {
+			status.History = status.History[:i]
+			break
+		}
+	}
+	return nil
 }
 
 // size gives the greatest closure's size for people.
