@@ -184,7 +184,7 @@ func (p *Plan) wrongRoot(system v1alpha1.System, b *buildjob.Observation) string
 	if !ok || string(want) == b.Report.Root.String() {
 		return ""
 	}
-	return nixstore.Fail(nixstore.ErrInvalid, "", "the build pod reports on %s instead of %s", b.Report.Root, want).Error()
+	return nixstore.Fail(nixstore.ErrInvalid, "tell the operator, who knows who may make build pods", "the build pod reports on %s instead of %s", b.Report.Root, want).Error()
 }
 
 // wakeIn has the plan looked at again after d; 0 is never.

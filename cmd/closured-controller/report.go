@@ -104,7 +104,7 @@ func (r *reporter) find(ctx context.Context) (report.Report, error) {
 		return report.Report{}, err
 	}
 	if volume.System != r.system {
-		return report.Report{}, nixstore.Fail(nixstore.ErrInvalid, "", "the volume is of %s instead of %s", volume.System, r.system)
+		return report.Report{}, nixstore.Fail(nixstore.ErrInvalid, "look at the labels kubernetes.io/arch of the nodes", "the volume is of %s instead of %s", volume.System, r.system)
 	}
 	builder, err := closureimage.New(closureimage.Config{
 		StoreDir: filepath.Join(r.nix, "store"), CacheDir: r.cache, Closures: volume.Reader(), Compression: r.compression,
