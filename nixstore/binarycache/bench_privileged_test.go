@@ -9,9 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/closured/closured/internal/nixtest"
 	"github.com/closured/closured/nixstore"
+	"github.com/closured/closured/nixstore/binarycache"
 )
 
 // BenchmarkFetch copies one closure from one store to new ones on the same disk,
@@ -49,6 +51,29 @@ func BenchmarkFetch(b *testing.B) {
 				}
 			})
 		}
+		b.Run(shape.name+"/against-nix-copy", againstCopy(key, fetchFrom(a.serve(b, nil), root), copyFrom(a, root)))
+	}
+}
+
+// againstCopy fetches and copies by turns, and gives the speed of fetches as a
+// multiple of that of copies: what else the machine does slows down both.
+func againstCopy(key binarycache.SecretKey, fetch, byCopy func(*testing.B, *node)) func(*testing.B) {
+	return func(b *testing.B) {
+		var took, copied time.Duration
+		for b.Loop() {
+			b.StopTimer()
+			n, other := newNode(b, key).run(b), newNode(b, key)
+			b.StartTimer()
+			begin := time.Now()
+			fetch(b, n)
+			took += time.Since(begin)
+			b.StopTimer()
+			begin = time.Now()
+			byCopy(b, other)
+			copied += time.Since(begin)
+			b.StartTimer()
+		}
+		b.ReportMetric(copied.Seconds()/took.Seconds(), "x-nix-copy")
 	}
 }
 
