@@ -80,6 +80,38 @@ func TestTheControllerIsRestricted(t *testing.T) {
 	}
 }
 
+// TestUsersMayWriteObjects by the roles that Kubernetes has for them, and nobody a
+// status: all nodes believe it.
+func TestUsersMayWriteObjects(t *testing.T) {
+	t.Parallel()
+	const aggregate = "rbac.authorization.k8s.io/aggregate-to-"
+	all := map[string][]any{
+		"view":  {"get", "list", "watch"},
+		"edit":  {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"},
+		"admin": {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"},
+	}
+	for name, objects := range niximageSources(t) {
+		got := map[string][]any{}
+		for _, o := range objects {
+			for to := range all {
+				if at(o, "metadata", "labels", aggregate+to) != "true" {
+					continue
+				}
+				rules := items(o, "rules")
+				if len(rules) != 1 || o["kind"] != "ClusterRole" || words(rules[0]["resources"]) != "niximages" || words(rules[0]["apiGroups"]) != "closured.dev" {
+					t.Errorf("%s: %s adds %v to %s", name, id(o), rules, to)
+					continue
+				}
+				verbs, _ := rules[0]["verbs"].([]any)
+				got[to] = append(got[to], verbs...)
+			}
+		}
+		if diff := cmp.Diff(all, got); diff != "" {
+			t.Errorf("%s: verbs (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 // TestControllerAndAgentsAgree: the controller runs the agent's image, with the
 // agent's settings, on which digests and references depend.
 func TestControllerAndAgentsAgree(t *testing.T) {
