@@ -24,5 +24,5 @@
 // There is one agent for all tests, in the form that $E2E_AGENT says: "process",
 // the program as a process of the node, or "daemonset", which some tests need.
 // $E2E_DOWN_FOR, such as 60s, shortens the five minutes that the agent is away in
-// one of them.
+// one of them. $E2E_NIXIMAGES is how many NixImages another one makes at once (30).
 package e2e
