@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/closured/closured/internal/logkey"
 	"github.com/closured/closured/nixstore"
@@ -49,9 +48,10 @@ func (c *cacheFlags) problems() []error {
 
 // neighbours is what nodes give each other; the zero value gives and takes nothing.
 type neighbours struct {
-	keys   []binarycache.SecretKey
-	server *binarycache.Server
-	peers  *peers
+	keys      []binarycache.SecretKey
+	server    *binarycache.Server
+	passwords *passwords
+	peers     *peers
 }
 
 // readCacheKeys needs nothing, and tells openStore whom to believe.
@@ -79,9 +79,6 @@ func (a *agent) readCacheKeys(context.Context) (err error) {
 	return nil
 }
 
-// netrc is the file of passwords of other nodes.
-func (a *agent) netrc() string { return filepath.Join(a.cfg.stateDir, "etc", "netrc") }
-
 // daemonOptions gives --nix-option, with what makes the daemon believe other nodes.
 func (a *agent) daemonOptions() map[string]string {
 	options := a.cfg.nixOptions()
@@ -98,26 +95,21 @@ func (a *agent) daemonOptions() map[string]string {
 }
 
 // openPeers needs the cluster.
-func (a *agent) openPeers(context.Context) error {
+func (a *agent) openPeers(ctx context.Context) error {
 	if len(a.neighbours.keys) == 0 {
 		return nil
 	}
-	const operators = "/etc/nix/netrc" // Nix's default of netrc-file
-	netrc := binarycache.Netrc{Path: a.netrc(), Operator: operators, Key: a.neighbours.keys[0]}
-	if file := a.cfg.nixOptions()["netrc-file"]; file != "" {
-		netrc.Operator = file
-	}
-	if err := os.MkdirAll(filepath.Dir(netrc.Path), 0o755); err != nil {
-		return fmt.Errorf("making the folder of netrc: %w", err)
-	}
-	// Also without peers: Nix reads it instead of the operator's.
-	if err := netrc.Write(nil); err != nil {
+	var err error
+	if a.neighbours.passwords, err = a.openPasswords(ctx); err != nil {
 		return err
 	}
 	if a.cfg.cache.peers == "" || a.cluster.images == nil {
 		return nil
 	}
-	p := &peers{nodes: a.cluster.images.Nodes, pods: a.cluster.client, netrc: netrc, own: a.cfg.nodeName, log: a.component("peers")}
+	p := &peers{
+		nodes: a.cluster.images.Nodes, pods: a.cluster.client, passwords: a.neighbours.passwords,
+		own: a.cfg.nodeName, log: a.component("peers"),
+	}
 	p.namespace, p.labels, _ = strings.Cut(a.cfg.cache.peers, "/")
 	_, p.port, _ = net.SplitHostPort(a.cfg.cache.address)
 	a.neighbours.peers = p
@@ -150,10 +142,14 @@ func (n neighbours) substituters() func(context.Context, []nixstore.StorePath) [
 
 // parts gives what has to run.
 func (n neighbours) parts() []func(context.Context) error {
-	if n.server == nil {
-		return nil
+	var parts []func(context.Context) error
+	if n.server != nil {
+		parts = append(parts, n.server.Run)
 	}
-	return []func(context.Context) error{n.server.Run}
+	if n.passwords != nil {
+		parts = append(parts, n.passwords.run)
+	}
+	return parts
 }
 
 func (n neighbours) close() {
@@ -162,13 +158,9 @@ func (n neighbours) close() {
 	}
 }
 
-const (
-	// askedMax bounds how many nodes are asked for one closure: each that is gone
-	// costs Nix some seconds.
-	askedMax = 3
-	// passwordsMax bounds the nodes whose password Nix is told, those asked last.
-	passwordsMax = 1024
-)
+// askedMax bounds how many nodes are asked for one closure: each that is gone
+// costs Nix some seconds.
+const askedMax = 3
 
 // peers finds the agents of nodes that have a closure. Safe for concurrent use.
 type peers struct {
@@ -177,16 +169,13 @@ type peers struct {
 		PodIPs(ctx context.Context, namespace, selector, node string) ([]string, error)
 	}
 	namespace, labels, port string
+	passwords               *passwords
 	own                     string // name of this node
 	log                     *slog.Logger
-
-	mu    sync.Mutex // guards what follows
-	netrc binarycache.Netrc
-	known []string // addresses in netrc, the one asked last at the end
 }
 
-// substituters gives the binary caches of nodes that have one of the paths. What
-// goes wrong is logged: there are other caches.
+// substituters gives the binary caches of nodes that have one of the paths, whose
+// passwords Nix knows until ctx ends. What goes wrong is logged: there are other caches.
 func (p *peers) substituters(ctx context.Context, paths []nixstore.StorePath) []string {
 	addresses := p.addresses(ctx, paths)
 	if len(addresses) == 0 {
@@ -194,7 +183,7 @@ func (p *peers) substituters(ctx context.Context, paths []nixstore.StorePath) []
 	}
 	all, err := binarycache.Substituters(addresses)
 	if err == nil {
-		err = p.tell(addresses)
+		err = p.passwords.tell(ctx, addresses)
 	}
 	if err != nil {
 		p.log.Warn("other nodes are not asked", slog.String(logkey.Error, err.Error()))
@@ -225,15 +214,4 @@ func (p *peers) addresses(ctx context.Context, paths []nixstore.StorePath) []str
 		}
 	}
 	return addresses
-}
-
-// tell writes the passwords. Those of nodes asked before stay: a fetch from them
-// may still run.
-func (p *peers) tell(addresses []string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.known = slices.DeleteFunc(p.known, func(a string) bool { return slices.Contains(addresses, a) })
-	p.known = append(p.known, addresses...)
-	p.known = p.known[max(0, len(p.known)-passwordsMax):]
-	return p.netrc.Write(p.known)
 }

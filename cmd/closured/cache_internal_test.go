@@ -8,9 +8,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/closured/closured/internal/logtest"
 	"github.com/closured/closured/nixstore"
 	"github.com/closured/closured/nixstore/binarycache"
 )
@@ -43,15 +46,16 @@ func TestPeersAreTheNodesThatHaveTheClosure(t *testing.T) {
 	none := nixstore.MustParseStorePath("/nix/store/1rz4g4znpzjwh1xymhjpm42vipw92pr7-none")
 	var log bytes.Buffer
 	netrc := filepath.Join(t.TempDir(), "netrc")
+	ctx, end := context.WithCancel(t.Context())
 	p := &peers{
 		nodes: func(root nixstore.StorePath) []string {
 			return map[nixstore.StorePath][]string{one: {"gone", "node-a", "own"}, two: {"node-b"}}[root]
 		},
 		pods: pods{"node-a": {"10.0.0.1"}, "node-b": {"fd00::2"}, "own": {"10.0.0.9"}}, namespace: "closured-system", labels: "a=b", port: "5859",
-		own: "own", log: slog.New(slog.NewTextHandler(&log, nil)), netrc: binarycache.Netrc{Path: netrc, Key: cacheKey(t)},
+		own: "own", log: slog.New(slog.NewTextHandler(&log, nil)), passwords: passwordsAt(t, netrc),
 	}
 	for root, want := range map[nixstore.StorePath]string{one: "http://10.0.0.1:5859", two: "http://[fd00::2]:5859", none: ""} {
-		got := p.substituters(t.Context(), []nixstore.StorePath{root})
+		got := p.substituters(ctx, []nixstore.StorePath{root})
 		if want == "" && got != nil || want != "" && (len(got) != 1 || !strings.HasPrefix(got[0], want)) {
 			t.Errorf("%s is asked of %q", root, got)
 		}
@@ -66,6 +70,75 @@ func TestPeersAreTheNodesThatHaveTheClosure(t *testing.T) {
 	if strings.Contains(string(text), "10.0.0.9") || !strings.Contains(log.String(), "node=gone") {
 		t.Errorf("netrc or log are wrong: %s", log.String())
 	}
+	// The addresses may be others' when nothing is fetched from them any more.
+	end()
+	check(t, p.passwords.refresh())
+	if text, err = os.ReadFile(netrc); err != nil || strings.Contains(string(text), "machine") {
+		t.Errorf("after the fetch netrc is %q, %v", text, err)
+	}
+}
+
+// passwordsAt are those in a file, with the key of an installation.
+func passwordsAt(t *testing.T, file string, operators ...string) *passwords {
+	t.Helper()
+	return &passwords{
+		log: slog.New(slog.DiscardHandler), asked: map[string][]<-chan struct{}{},
+		netrc: binarycache.Netrc{Path: file, Key: cacheKey(t), Operators: operators},
+	}
+}
+
+func TestPasswordsAreKnownWhileSomebodyFetches(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, theirs := filepath.Join(dir, "netrc"), filepath.Join(dir, "theirs")
+	p := passwordsAt(t, file, theirs)
+	first, endFirst := context.WithCancel(t.Context())
+	second, endSecond := context.WithCancel(t.Context())
+	defer endSecond()
+	knows := func(want ...string) {
+		t.Helper()
+		check(t, p.refresh())
+		text, err := os.ReadFile(file)
+		check(t, err)
+		var got []string
+		for line := range strings.Lines(string(text)) {
+			if name, ok := strings.CutPrefix(line, "machine "); ok {
+				got = append(got, strings.TrimSpace(name))
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("netrc knows %q, want %q", got, want)
+		}
+	}
+	check(t, p.tell(first, []string{"10.0.0.1:5859", "10.0.0.2:5859"}))
+	check(t, p.tell(second, []string{"10.0.0.2:5859"}))
+	knows("10.0.0.1", "10.0.0.2")
+	endFirst()
+	knows("10.0.0.2")
+	check(t, os.WriteFile(theirs, []byte("machine theirs\n"), 0o600)) // mounted later
+	knows("theirs", "10.0.0.2")
+	check(t, os.WriteFile(theirs, []byte("machine others\n"), 0o600)) // changed meanwhile
+	knows("others", "10.0.0.2")
+	endSecond()
+	knows("others")
+}
+
+func TestPasswordsAreKeptAsTheyShouldBe(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p := passwordsAt(t, filepath.Join(dir, "away", "netrc"), dir) // no folder to write to, and one for a file
+	var log logtest.Buffer
+	p.log = log.Logger(slog.LevelError)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- p.run(ctx) }()
+	for end := time.Now().Add(time.Minute); log.String() == ""; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the trouble is not logged")
+		}
+	}
+	cancel()
+	check(t, <-ended)
 }
 
 func TestCacheFlags(t *testing.T) {

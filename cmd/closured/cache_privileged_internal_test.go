@@ -24,10 +24,16 @@ import (
 // nodes, and runs it until the test ends.
 func nixAgent(t *testing.T, name, key string, steps func(*agent) []func(context.Context) error) *agent {
 	t.Helper()
-	cfg, err := parseFlags([]string{
-		"--state-dir", nixtest.StateDir(t), "--kubelet-dir=", "--nix-option=substituters=", "--nix-option=connect-timeout=5",
-		"--cache-address=127.0.0.1:0", "--cache-key-file", key, "--cache-peers=closured-system/a=b",
-	}, name, io.Discard)
+	return agentWith(t, name, []string{
+		"--state-dir", nixtest.StateDir(t), "--nix-option=substituters=", "--nix-option=connect-timeout=5", "--cache-key-file", key,
+	}, steps)
+}
+
+// agentWith does the same with flags.
+func agentWith(t *testing.T, name string, flags []string, steps func(*agent) []func(context.Context) error) *agent {
+	t.Helper()
+	flags = append(flags, "--kubelet-dir=", "--cache-address=127.0.0.1:0", "--cache-peers=closured-system/a=b")
+	cfg, err := parseFlags(flags, name, io.Discard)
 	check(t, err)
 	a := &agent{cfg: cfg, log: slog.New(slog.DiscardHandler), metrics: prometheus.NewRegistry()}
 	t.Cleanup(a.close)

@@ -60,9 +60,9 @@ func NixOptions(keys []SecretKey, netrc string) map[string]string {
 type Netrc struct {
 	// Path is the file, in a folder that exists. It is written with mode 0600.
 	Path string
-	// Operator is a file of the same form that Nix would read otherwise: its content
-	// comes first. "" or missing: none.
-	Operator string
+	// Operators are files of the same form that Nix would read otherwise: their
+	// content comes first. Those that are missing are passed over.
+	Operators []string
 	// Key is that of the installation; the zero value gives no passwords.
 	Key SecretKey
 }
@@ -86,8 +86,8 @@ func (n Netrc) Write(addresses []string) error {
 
 func (n Netrc) text(addresses []string) ([]byte, error) {
 	var b bytes.Buffer
-	if n.Operator != "" {
-		theirs, err := os.ReadFile(n.Operator)
+	for _, file := range n.Operators {
+		theirs, err := os.ReadFile(file)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("reading the operator's netrc: %w", err)
 		}

@@ -35,7 +35,7 @@ func TestNetrcKnowsEachHostOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	operator := filepath.Join(dir, "operator")
-	netrc := binarycache.Netrc{Path: filepath.Join(dir, "netrc"), Operator: operator, Key: mustKey(t, "install-1")}
+	netrc := binarycache.Netrc{Path: filepath.Join(dir, "netrc"), Operators: []string{operator, filepath.Join(dir, "missing")}, Key: mustKey(t, "install-1")}
 	for _, theirs := range []string{"", "machine cache.example login me password mine"} {
 		if theirs != "" {
 			if err := os.WriteFile(operator, []byte(theirs), 0o600); err != nil {

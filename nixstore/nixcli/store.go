@@ -114,6 +114,25 @@ func (s *Store) clientEnv(substituters ...string) []string {
 	return s.env("NIX_REMOTE="+s.Client().Remote(), "NIX_CONFIG="+conf)
 }
 
+// OperatorSetting gives a setting as Nix has it by the operator's nix.conf alone,
+// without ours and those of Config.Options. ErrUnavailable: Nix does not say.
+func (s *Store) OperatorSetting(ctx context.Context, name string) (string, error) {
+	res, err := s.run(ctx, command{
+		program: "nix", args: []string{"--extra-experimental-features", "nix-command", "show-config"},
+		env: s.env("NIX_CONF_DIR=" + filepath.Dir(s.cfg.OperatorConf)),
+	})
+	if err != nil {
+		return "", fmt.Errorf("reading the operator's nix.conf: %w", err)
+	}
+	for line := range strings.Lines(string(res.stdout)) {
+		if key, value, ok := strings.Cut(line, " = "); ok && key == name {
+			return strings.TrimSpace(value), nil
+		}
+	}
+	return "", nixstore.Fail(nixstore.ErrUnavailable, "run nix show-config with NIX_CONF_DIR="+filepath.Dir(s.cfg.OperatorConf),
+		"Nix does not tell its setting %s", nixstore.Quote(name))
+}
+
 // overrides are the settings that we send to somebody else's daemon, which has
 // read another nix.conf. It heeds them when it trusts us. They travel in the
 // environment, not in arguments that everybody can read.

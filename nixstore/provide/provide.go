@@ -41,7 +41,7 @@ type Config struct {
 	Images func(ctx context.Context, name string) (nixstore.Source, error)
 	// Peers gives binary caches that may have what is to be realised, besides those
 	// that the store knows (nixstore.RealiseOptions.Substituters); it is quick, and
-	// its failures are its own. nil: there are none.
+	// its failures are its own. ctx ends when they are asked no more. nil: there are none.
 	Peers func(ctx context.Context, paths []nixstore.StorePath) []string
 	// Log gets what goes wrong beside an answer. nil: discarded.
 	Log *slog.Logger

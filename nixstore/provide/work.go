@@ -174,6 +174,8 @@ func (p *Provider) realise(ctx context.Context, l *lease, outs []nixstore.Output
 		func(ctx context.Context, report func(nixstore.Progress)) (struct{}, error) {
 			p.counts.realisations.Add(1)
 			opts := nixstore.RealiseOptions{Build: build, Progress: report}
+			ctx, done := context.WithCancel(ctx)
+			defer done()
 			if p.cfg.Peers != nil {
 				opts.Substituters = p.cfg.Peers(ctx, paths(outs))
 			}
