@@ -115,6 +115,7 @@ func (h *Handler) refuse(r *http.Request, a *answer, err error) {
 	text := err.Error()
 	switch code {
 	case http.StatusUnauthorized:
+		header.Set("Connection", "close") // who has no password is to hold no connection
 		header.Set("WWW-Authenticate", `Basic realm="`+userName+`"`)
 	case http.StatusMethodNotAllowed:
 		header.Set("Allow", "GET, HEAD")

@@ -474,3 +474,23 @@ func TestNewSaysEverythingThatIsWrong(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
+
+func TestWhoHasNoPasswordHoldsNoConnection(t *testing.T) {
+	t.Parallel()
+	c := newCache(t, nil)
+	for password, want := range map[string]int{"": http.StatusUnauthorized, "wrong": http.StatusUnauthorized, passwordOf(t, c.key): http.StatusOK} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.url+"/nix-cache-info", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth("closured", password)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close() // its words do not matter
+		if resp.StatusCode != want || resp.Close != (want == http.StatusUnauthorized) {
+			t.Errorf("the answer is %d, and it closes the connection: %t", resp.StatusCode, resp.Close)
+		}
+	}
+}

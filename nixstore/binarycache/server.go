@@ -25,6 +25,10 @@ const (
 // 25 to one cache (http-connections).
 const defaultConnections = 256
 
+// addressShare is the part of the connections that one address may hold: five
+// realisations of one node at least, and the other half is for other nodes.
+const addressShare = 2
+
 // ServerConfig says where to listen. Address and Handler are required; the zero
 // value of every other field is its default.
 type ServerConfig struct {
@@ -32,7 +36,9 @@ type ServerConfig struct {
 	Address string
 	// Handler answers; see New.
 	Handler http.Handler
-	// Connections bounds the connections at a time; others wait. Default: 256.
+	// Connections bounds the connections at a time; others wait. One address may hold
+	// half of them, at least one; what it opens beyond that is closed at once.
+	// Default: 256.
 	Connections int
 	// StopLimit bounds how long running requests are waited for at the end. Default: 5 s.
 	StopLimit time.Duration
@@ -59,7 +65,7 @@ func Listen(ctx context.Context, cfg ServerConfig) (*Server, error) {
 		return nil, fmt.Errorf("opening the address of the binary cache: %w", err)
 	}
 	return httpserve.New(httpserve.Config{
-		Name: "the binary cache", Listener: netutil.LimitListener(listener, cfg.Connections),
+		Name: "the binary cache", Listener: netutil.LimitListener(newShares(listener, max(1, cfg.Connections/addressShare)), cfg.Connections),
 		StopLimit: cfg.StopLimit, Log: cfg.Log,
 		HTTP: &http.Server{
 			Handler: cfg.Handler,

@@ -1,6 +1,7 @@
 package binarycache_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"net"
@@ -102,4 +103,68 @@ func TestListenChecksItsConfig(t *testing.T) {
 	if err := server.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// dialFrom opens a connection from a local address.
+func dialFrom(t *testing.T, from, to string) net.Conn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := d.DialContext(t.Context(), "tcp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() }) // it may be closed already
+	return conn
+}
+
+// request sends one, and gives the status of its answer, or why there is none.
+func request(conn net.Conn) (status int, err error) {
+	if _, err := conn.Write([]byte("GET /nix-cache-info HTTP/1.1\r\nHost: here\r\n\r\n")); err != nil {
+		return 0, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
+}
+
+func TestOneAddressCannotTakeAllConnections(t *testing.T) {
+	t.Parallel()
+	server, err := binarycache.Listen(t.Context(), binarycache.ServerConfig{
+		Address: "127.0.0.1:0", Connections: 8,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	at := server.Addr().String()
+	var held []net.Conn
+	for range 4 {
+		conn := dialFrom(t, "127.0.0.2", at)
+		if status, err := request(conn); status != http.StatusNoContent {
+			t.Fatalf("within its share it gets %d, %v", status, err)
+		}
+		held = append(held, conn)
+	}
+	if status, err := request(dialFrom(t, "127.0.0.2", at)); err == nil {
+		t.Errorf("beyond its share it gets %d", status)
+	}
+	if status, err := request(dialFrom(t, "127.0.0.3", at)); status != http.StatusNoContent {
+		t.Errorf("somebody else gets %d, %v", status, err)
+	}
+	_ = held[0].Close() // the server notices when it reads
+	eventuallyTrue(t, "what is given back can be taken again", func() bool {
+		status, _ := request(dialFrom(t, "127.0.0.2", at))
+		return status == http.StatusNoContent
+	})
 }
