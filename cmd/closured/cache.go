@@ -27,7 +27,7 @@ type cacheFlags struct {
 
 func (c *cacheFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&c.address, "cache-address", "", "`address` of the binary cache for other nodes, such as :5859; empty: none, and none is asked")
-	fs.StringVar(&c.keyFile, "cache-key-file", "", "`file` of the installation's secret key, which signs what nodes serve each other; further lines are earlier keys")
+	fs.StringVar(&c.keyFile, "cache-key-file", "", "`file` of the installation's secret key, which signs what nodes serve each other; further lines are other keys, which do so, too")
 	fs.StringVar(&c.peers, "cache-peers", "", "`namespace/labels` of the agents' pods, which are asked for images that their nodes built; empty: nobody is asked")
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -157,6 +159,55 @@ func TestCacheFlags(t *testing.T) {
 		_, err := parseFlags(strings.Fields(tt.args), "node-a", io.Discard)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// keyed is an agent that has read a file with these keys.
+func keyed(t *testing.T, keys []binarycache.SecretKey) *agent {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "key")
+	var lines strings.Builder
+	for _, key := range keys {
+		lines.WriteString(key.Secret() + "\n")
+	}
+	check(t, os.WriteFile(file, []byte(lines.String()), 0o600))
+	a := &agent{log: slog.New(slog.DiscardHandler), cfg: config{
+		stateDir: dir, cache: cacheFlags{address: ":0", keyFile: file}, nixOption: list{"netrc-file=/nonexistent"},
+	}}
+	check(t, a.readCacheKeys(t.Context()))
+	check(t, a.openPeers(t.Context()))
+	return a
+}
+
+// As many agents have read the file before each change as after it.
+func TestNodesServeEachOtherWhileTheKeyIsChanged(t *testing.T) {
+	t.Parallel()
+	old, now := cacheKey(t), cacheKey(t)
+	var stages []*agent
+	for _, keys := range [][]binarycache.SecretKey{{old}, {old, now}, {now, old}, {now}} {
+		stages = append(stages, keyed(t, keys))
+	}
+	for i := range len(stages) - 1 {
+		for _, pair := range [][2]*agent{{stages[i], stages[i+1]}, {stages[i+1], stages[i]}} {
+			client, server := pair[0], pair[1]
+			handler, err := binarycache.New(binarycache.Config{Store: struct{ binarycache.Store }{}, StoreDir: "/nonexistent", Keys: server.neighbours.keys})
+			check(t, err)
+			check(t, client.neighbours.passwords.tell(t.Context(), []string{"10.0.0.1:5859"}))
+			text, err := os.ReadFile(client.netrc())
+			check(t, err)
+			words := strings.Fields(string(text)) // machine, login and password, each with its value
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/nix-cache-info", http.NoBody)
+			req.SetBasicAuth(words[3], words[5])
+			w := httptest.NewRecorder()
+			if handler.ServeHTTP(w, req); w.Code != http.StatusOK {
+				t.Errorf("at the change %d a node is not let in: %d", i+1, w.Code)
+			}
+			trusted := strings.Fields(client.daemonOptions()["extra-trusted-public-keys"])
+			if !slices.ContainsFunc(server.neighbours.keys, func(k binarycache.SecretKey) bool { return slices.Contains(trusted, k.Public()) }) {
+				t.Errorf("at the change %d a node is not believed", i+1)
+			}
 		}
 	}
 }
