@@ -181,6 +181,7 @@ func contentRules() []rule {
 		{`NAR info file '([^']*)'.* is corrupt`, corrupt},
 		{`bad archive|input compressed data|failed to (?:read compressed|decompress)|.*(?:decompress|compressed data|unexpected end-of-file|Truncated|Lzma library error|Zstd)`, corrupt},
 		{`cannot add path ` + path + ` because it lacks a`, untrusted},
+		{`()signature is not valid`, untrusted}, // one that is not even a signature (libutil or libstore/crypto.cc)
 	}
 }
 

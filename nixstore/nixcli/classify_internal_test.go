@@ -96,6 +96,11 @@ func signatureCases() map[string]classifyCase {
 			nixstore.ErrUntrusted,
 			[]string{cache, aDep},
 		},
+		"2.8: a signature that is none": {
+			append(asked(), errorMsg("signature is not valid"), errorMsg(failed)),
+			nixstore.ErrUntrusted,
+			[]string{cache, aDep},
+		},
 	}
 }
 
