@@ -78,7 +78,7 @@ type Resolution struct {
 
 	// Round counts how often this system was resolved, from 1.
 	Round int64 `json:"round"`
-	// Time is when the build ended.
+	// Time is when the controller saw that the build had ended.
 	Time metav1.Time `json:"time"`
 }
 
