@@ -152,7 +152,7 @@ func built(root nixstore.StorePath, digest string) *v1alpha1.NixImage {
 	n.Spec.Tag = "v2"
 	n.Status.Images = []v1alpha1.SystemImage{{System: v1alpha1.System(nixstore.System()), StorePath: v1alpha1.StorePath(root.String()), Digest: digest}}
 	n.Status.Digest = digest
-	n.Status.History = []v1alpha1.Version{{Digest: digest, Tag: "v2", Images: n.Status.Images, Config: imageConfig()}}
+	n.Status.History = []v1alpha1.Version{{Digest: digest, Tag: "v2", Generation: n.Generation, Images: n.Status.Images, Config: imageConfig()}}
 	n.Spec.Config = v1alpha1.ImageConfig{User: "of the next version"}
 	return n
 }

@@ -20,7 +20,7 @@ type object struct {
 	images   []image  // that are served now
 	versions []version
 	resolved []image          // built, and perhaps not served yet: another system may lack
-	origin   *nixstore.Origin // of images; nil when the spec names store paths
+	origin   *nixstore.Origin // of images; nil of store paths, and while those of an earlier spec are served
 	stuck    bool             // somebody has to change something
 	why      string           // what is waited for, one line
 }
@@ -43,7 +43,10 @@ type version struct {
 
 // compact keeps what is needed of an object.
 func compact(from *v1alpha1.NixImage) *object {
-	o := &object{tag: from.Spec.Tag, images: imagesOf(from.Status.Images), origin: originOf(&from.Spec)}
+	o := &object{tag: from.Spec.Tag, images: imagesOf(from.Status.Images)}
+	if isOfSpec(&from.Status, from.Generation) {
+		o.origin = originOf(&from.Spec)
+	}
 	for _, r := range from.Status.Resolved {
 		o.resolved = append(o.resolved, imagesOf([]v1alpha1.SystemImage{r.SystemImage})...)
 	}
@@ -60,6 +63,16 @@ func compact(from *v1alpha1.NixImage) *object {
 	}
 	o.why, o.stuck = explain(from)
 	return o
+}
+
+// isOfSpec tells whether what is served was made of the spec of a generation. After
+// a change that built nothing the history has an earlier one, and nothing to build.
+func isOfSpec(status *v1alpha1.NixImageStatus, generation int64) bool {
+	if len(status.History) > 0 && status.History[0].Generation == generation {
+		return true
+	}
+	c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionBuilding)
+	return c != nil && c.ObservedGeneration == generation && c.Reason == v1alpha1.ReasonFinished
 }
 
 // originOf gives the source that a spec names; nil for store paths. Whether it may

@@ -1,6 +1,7 @@
 package niximages_test
 
 import (
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,6 +35,8 @@ func object(namespace, name string, change func(*v1alpha1.NixImage), versions ..
 	n.Namespace, n.Name, n.Generation = namespace, name, 1
 	n.Spec.Tag = "latest"
 	if len(versions) > 0 {
+		versions = slices.Clone(versions)
+		versions[0].Generation = n.Generation
 		n.Spec.Tag = versions[0].Tag
 		n.Status = v1alpha1.NixImageStatus{ObservedGeneration: 1, Digest: versions[0].Digest, Images: versions[0].Images, History: versions}
 	}
