@@ -45,6 +45,7 @@ type Images struct {
 	mu      sync.RWMutex // guards all below
 	objects map[string]*object
 	seen    bool          // all objects were seen once
+	absent  int           // how often in a row the cluster did not know the kind
 	trouble error         // why they were not; for users
 	told    string        // the trouble that the log was told
 	changed chan struct{} // closed at the next change
@@ -119,6 +120,12 @@ func (i *Images) failed(err error) {
 	trouble := judge(err)
 	i.mu.Lock()
 	i.trouble = trouble
+	if i.absent++; !apierrors.IsNotFound(err) {
+		i.absent = 0
+	}
+	if i.absent == absentSure {
+		i.wakeLocked()
+	}
 	news := i.told != trouble.Error()
 	i.told = trouble.Error()
 	i.mu.Unlock()
@@ -146,9 +153,17 @@ func (i *Images) change(how func(objects map[string]*object)) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	how(i.objects)
+	i.wakeLocked()
+}
+
+func (i *Images) wakeLocked() {
 	close(i.changed)
 	i.changed = make(chan struct{})
 }
+
+// absentSure is how often in a row the cluster must say that it does not know the
+// kind, to be believed: within its start an API server may say so of any.
+const absentSure = 6
 
 // get gives an object, nil when there is none, and what is closed at the next
 // change. The error says why nothing is known at all.

@@ -53,7 +53,8 @@ func (i *Images) Keep(ctx context.Context, node string, p Pins) error {
 }
 
 // builtOn gives the roots that the node built, and what is closed at the next
-// change. known is false until all objects were seen.
+// change. known is false until all objects were seen, or there surely are none: the
+// cluster does not know the kind.
 func (i *Images) builtOn(node string) (roots map[nixstore.StorePath]struct{}, next <-chan struct{}, known bool) {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
@@ -65,7 +66,7 @@ func (i *Images) builtOn(node string) (roots map[nixstore.StorePath]struct{}, ne
 			}
 		})
 	}
-	return roots, i.changed, i.seen
+	return roots, i.changed, i.seen || i.absent >= absentSure
 }
 
 // keep pins exactly these roots.

@@ -180,3 +180,38 @@ func TestTheOriginOfAnImageIsItsSpec(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsServedMayBeOfAnEarlierSpec(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	for name, reason := range map[string]string{"building": v1alpha1.ReasonRetrying, "relabelled": v1alpha1.ReasonFinished} {
+		c.put(object("shop", name, func(n *v1alpha1.NixImage) {
+			n.Generation, n.Spec.Contents = 2, []v1alpha1.PackageName{"curl"}
+			condition(v1alpha1.ConditionBuilding, reason, "as it is")(n)
+		}, version("v1", image(x86, "old", "1", ""))))
+	}
+	i := c.follow(t, hasty)
+	for name, known := range map[string]bool{"building": false, "relabelled": true} {
+		leadsTo(t, i, "shop/"+name, "old")
+		if src, err := i.Source(t.Context(), "shop/"+name); err != nil || (src.Origin != nil) != known {
+			t.Errorf("%s: it was made of %+v, %v", name, src.Origin, err)
+		}
+	}
+}
+
+func TestNothingIsKeptWhenTheKindIsGone(t *testing.T) {
+	t.Parallel()
+	c, p := newCluster(t), openPins(t)
+	old := nixstore.Holder{Kind: nixstore.HolderBuilt, Name: root("old").Hash()}
+	if err := p.Put(old, root("old")); err != nil {
+		t.Fatal(err)
+	}
+	c.refuse(403) // the objects may well be there
+	i := c.follow(t, hasty)
+	keep(t, i, p)
+	asked := c.listed()
+	eventually(t, "it asked again", func() bool { return c.listed() > asked+6 })
+	keeps(t, p, "old")
+	c.refuse(404)
+	keeps(t, p)
+}

@@ -54,7 +54,7 @@ func (s store) Replace(list []any, _ string) error {
 	i.mu.RLock()
 	first := !i.seen
 	i.mu.RUnlock()
-	i.change(func(map[string]*object) { i.objects, i.seen = all, true })
+	i.change(func(map[string]*object) { i.objects, i.seen, i.absent = all, true, 0 })
 	if first {
 		i.log.Info("nix images are known", slog.Int(logkey.Count, len(all)))
 	}
