@@ -30,6 +30,7 @@ func installNixImage(t *testing.T) {
 			{"-f", filepath.Join(componentDir, "closured.dev_niximages.yaml")}, {"-f", filepath.Join(componentDir, "controller.yaml")},
 			{"-f", filepath.Join(componentDir, "controller-rbac.yaml")}, {"-f", filepath.Join(componentDir, "agent-rbac.yaml")},
 			{"-f", filepath.Join(componentDir, "networkpolicy.yaml")}, {"-f", filepath.Join(componentDir, "builds.yaml")},
+			{"-f", filepath.Join(componentDir, "user-roles.yaml")},
 		} {
 			if out, err := kubectl(ctx, "", append([]string{"delete", "--ignore-not-found"}, args...)...); err != nil {
 				t.Errorf("deleting %q: %v: %s", args, err, out)
@@ -38,18 +39,25 @@ func installNixImage(t *testing.T) {
 		restart(t) // without the component
 		_, _ = kubectl(ctx, "", "delete", "secret", "-n", agentNamespace, "closured-cache-key", "--ignore-not-found")
 	})
-	if out, _ := kubectl(t.Context(), "", "get", "secret", "-n", agentNamespace, "closured-cache-key", "-o", "name", "--ignore-not-found"); out == "" {
-		key := must(t, "exec", "-n", agentNamespace, "daemonset/closured", "-c", "agent", "--", "closured-controller", "genkey", "closured-1")
-		key = key[strings.LastIndexByte(key, '\n')+1:] // kubectl may say first which pod it took
-		if out, err := kubectl(t.Context(), key, "create", "secret", "generic", "-n", agentNamespace, "closured-cache-key", "--from-file=key=/dev/stdin"); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
+	makeCacheKey(t)
 	must(t, "apply", "-k", "deploy-niximage")
 	must(t, "rollout", "status", "-n", agentNamespace, "daemonset/closured", "--timeout=120s")
 	must(t, "rollout", "status", "-n", agentNamespace, "deployment/closured-controller", "--timeout=120s")
 	apply(t, "{apiVersion: v1, kind: Namespace, metadata: {name: "+describedNamespace+", labels: {pod-security.kubernetes.io/enforce: restricted}}}")
 	must(t, "wait", "--for=create", "serviceaccount/default", "-n", describedNamespace, "--timeout=60s")
+}
+
+// makeCacheKey makes the key of the nodes by a running agent, when there is none.
+func makeCacheKey(t *testing.T) {
+	t.Helper()
+	if out, _ := kubectl(t.Context(), "", "get", "secret", "-n", agentNamespace, "closured-cache-key", "-o", "name", "--ignore-not-found"); out != "" {
+		return
+	}
+	key := must(t, "exec", "-n", agentNamespace, "daemonset/closured", "-c", "agent", "--", "closured-controller", "genkey", "closured-1")
+	key = key[strings.LastIndexByte(key, '\n')+1:] // kubectl may say first which pod it took
+	if out, err := kubectl(t.Context(), key, "create", "secret", "generic", "-n", agentNamespace, "closured-cache-key", "--from-file=key=/dev/stdin"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 }
 
 // apply applies objects.

@@ -24,7 +24,7 @@ nixConf: {substituters: "", trusted-public-keys: ""}
 policy:
   rules:
   - namespaces: ["*"]
-    sources: [storePath, packages]
+    sources: [storePath, packages, image]
 agent:
   logLevel: %s
   extraVolumeMounts:
@@ -37,7 +37,7 @@ test:
 `
 
 // TestHelm installs the chart instead of deploy/base, runs its test, upgrades it
-// under running pods and takes it away from under them.
+// under running pods, which turns NixImage on, and takes it away from under them.
 func TestHelm(t *testing.T) {
 	d := deployed(t)
 	if _, err := os.Stat(filepath.Join(w.dir, "bin", "helm")); err != nil {
@@ -51,6 +51,9 @@ func TestHelm(t *testing.T) {
 			t.Errorf("%v: %s", err, out)
 		}
 		if out, err := kubectl(ctx, "", "delete", "namespace", agentNamespace, "--ignore-not-found"); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		if out, err := kubectl(ctx, "", "delete", "--ignore-not-found", "-f", filepath.Join(componentDir, "closured.dev_niximages.yaml")); err != nil {
 			t.Errorf("%v: %s", err, out)
 		}
 		restart(t) // from deploy/base again
@@ -68,7 +71,8 @@ func TestHelm(t *testing.T) {
 	t.Log(helm(t, "info", "test", "closured", "--logs", "--timeout", "2m"))
 
 	before := mustPIDs(t)
-	helm(t, "debug", "upgrade", "closured", chart, "--values", "-", "--wait", "--timeout", "3m")
+	makeCacheKey(t)
+	helm(t, "debug", "upgrade", "closured", chart, "--values", "-", "--set", "nixImage.enabled=true", "--wait", "--timeout", "3m")
 	err := wait(t.Context(), 2*time.Minute, "the upgraded agent", func() error {
 		now, err := agentPIDs()
 		if err == nil && (len(now) != 1 || now[0] == before[0]) {
@@ -84,8 +88,13 @@ func TestHelm(t *testing.T) {
 	}
 	requireSame(t, pods)
 	pods = append(pods, start(t, newPod(plain, "helm-upgraded", attributes{"packages": "one"})))
+	apply(t, describedObjectIn(plain, "helm", "contents: [one]"))
+	must(t, "wait", "-n", plain, "--for=condition=Ready", "nixi/helm", "--timeout=5m")
+	pods = append(pods, start(t, newPod(plain, "helm-described", attributes{"image": "helm"})))
 
 	helm(t, "debug", "uninstall", "closured", "--wait")
+	must(t, "get", "nixi", "-n", plain, "helm") // the kind stays, and all objects with it
+	must(t, "delete", "-f", filepath.Join(componentDir, "closured.dev_niximages.yaml"))
 	requireNoRelease(t)
 	must(t, "delete", "namespace", agentNamespace)
 	for _, pod := range pods[:2] {
