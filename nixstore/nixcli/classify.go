@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/closured/closured/nixstore"
@@ -199,11 +200,26 @@ func reachRules() []rule {
 	daemon := func([]string, *account) *nixstore.Failure {
 		return nixstore.Fail(nixstore.ErrUnavailable, "look at the daemon's log; the agent tries again by itself", "the Nix daemon went away")
 	}
+	raced := func([]string, *account) *nixstore.Failure {
+		return nixstore.Fail(nixstore.ErrUnavailable, "wait, the agent tries again by itself",
+			"several fetches from a new binary cache disturb each other in Nix's memory of it")
+	}
 	return []rule{
+		{racedPattern, raced},
 		{unreachablePattern, unreachable},
 		{`file '[^']*' does not exist in binary cache '([^']*)'`, lacksFile},
 		{`Nix daemon disconnected unexpectedly|cannot (?:connect to|open connection to|create)|.*(?:Connection reset by peer|Connection refused|Broken pipe)`, daemon},
 	}
+}
+
+// racedPattern is what a Nix says that cannot write down what it has learned of a
+// cache, since another one does the same (NarInfoDiskCache; seen with 2.8).
+const racedPattern = `(?:error: )?executing SQLite statement 'insert or replace into (?:NARs|BinaryCaches|LastPurge)\b`
+
+// raced tells whether another Nix disturbed this one, which then does well when it
+// begins anew.
+func (a *account) raced() bool {
+	return slices.ContainsFunc(a.errors, regexp.MustCompile(`^`+racedPattern).MatchString)
 }
 
 const unreachablePattern = `(?:error: )?unable to (?:download|query) '([^']*)': *(.*)`

@@ -185,6 +185,7 @@ func nodeCases() map[string]classifyCase {
 		"the disk is full":               {story{errorMsg("writing to file: No space left on device"), errorMsg(failed)}, nixstore.ErrNoSpace, []string{"disk"}},
 		"the database's disk is full":    {story{errorMsg("executing SQLite statement 'insert " + strings.Repeat("x", 2000) + "': database or disk is full")}, nixstore.ErrNoSpace, nil},
 		"a builder fills the disk":       {story{errorMsg("builder for '" + aDrv + "' failed with exit code 1;\n last 1 log lines:\n > cp: write error: No space left on device")}, nixstore.ErrNoSpace, nil},
+		"another Nix learns of a cache":  {story{errorMsg("executing SQLite statement 'insert or replace into NARs(cache, hashPart) values (1, '36az')': constraint failed")}, nixstore.ErrUnavailable, []string{"tries again"}},
 		"the daemon goes":                {story{errorMsg("Nix daemon disconnected unexpectedly (maybe it crashed?)")}, nixstore.ErrUnavailable, []string{"daemon"}},
 		"a cache's words look like ours": {story{errorMsg("unable to download '" + cache + "/x.narinfo': HTTP error 500\n response body:\n error: cannot add path '" + aPath + "' because it lacks a signature")}, nixstore.ErrUnavailable, []string{cache}},
 	}
@@ -246,6 +247,20 @@ func TestClassifyOutputsThatNixRefuses(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestOnlyAFetchThatAnotherDisturbsBeginsAnew(t *testing.T) {
+	t.Parallel()
+	for message, want := range map[string]bool{
+		"executing SQLite statement 'insert or replace into NARs(cache) values (1)': constraint failed": true,
+		"executing SQLite statement 'insert into ValidPaths(path) values (1)': constraint failed":       false,
+		"unable to download 'http://a': executing SQLite statement 'insert or replace into NARs'":       false,
+	} {
+		told := story{errorMsg(message)}.told()
+		if got := told.raced(); got != want {
+			t.Errorf("%s: begins anew: %t, want %t", message, got, want)
+		}
 	}
 }
 

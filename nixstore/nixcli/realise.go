@@ -87,21 +87,35 @@ func (s *Store) realise(ctx context.Context, outputs []nixstore.Output, opts nix
 	return fmt.Errorf("realising %s: %w", outputs[0].Path, err)
 }
 
+// racesMax is how often a realisation begins that others disturb in Nix's own memory
+// of caches.
+const racesMax = 3
+
 // nixStore runs nix-store --realise with further flags.
 func (s *Store) nixStore(ctx context.Context, outputs []nixstore.Output, opts nixstore.RealiseOptions, flags ...string) error {
+	for try := 1; ; try++ {
+		told, err := s.attempt(ctx, outputs, opts, flags)
+		if err == nil || !told.raced() || try == racesMax {
+			return err
+		}
+	}
+}
+
+// attempt is one run of nixStore, and what it told.
+func (s *Store) attempt(ctx context.Context, outputs []nixstore.Output, opts nixstore.RealiseOptions, flags []string) (*account, error) {
 	args := append([]string{"--realise", "--log-format", "internal-json"}, flags...)
 	for _, o := range outputs {
 		args = append(args, wanted(o, opts.Build))
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	told := account{first: outputs[0].Path.String(), progress: newProgressMeter(opts.Progress), end: end}
+	told := &account{first: outputs[0].Path.String(), progress: newProgressMeter(opts.Progress), end: end}
 	res, err := s.run(ctx, command{program: "nix-store", args: args, env: s.clientEnv(opts.Substituters...), onLine: told.take})
 	told.progress.finish()
 	if err != nil {
-		return err
+		return told, err
 	}
-	return classify(outputs, res.exit, &told)
+	return told, classify(outputs, res.exit, told)
 }
 
 // wanted names an output for nix-store: by its derivation when it may be built.
