@@ -120,7 +120,7 @@ func describedWrongly(t *testing.T) {
 		{"no-such-package", "SourceNotFound", []string{"onne", "next:"}, "contents: [onne]"},
 		{"proto", "SourceNotFound", []string{"__proto__", "next:"}, "contents: [__proto__]"},
 		{"constructor", "SourceNotFound", []string{"constructor", "next:"}, "contents: [one, constructor]"},
-		{"impatient", "DeadlineExceeded", []string{"the build took longer than 20s; its last state was: "}, "contents: [slow]\n  build: {deadline: 20s}"},
+		{"impatient", "DeadlineExceeded", []string{"the build took longer than 20s; its last state was: "}, "contents: [sluggish]\n  build: {deadline: 20s}"},
 		{"nowhere", "NoNode", []string{"nodes are available"}, "contents: [one]\n  build: {nodeSelector: {there: is-none}}"},
 	}
 	var objects, names []string

@@ -43,6 +43,8 @@ in
   slow = tools "slow" ''
     for i in $(seq 150); do echo "step $i of 150"; sleep 1; done
   '';
+  # no test waits for its end
+  sluggish = tools "sluggish" "sleep 600";
   endless = tools "endless" ''
     while :; do echo closured-e2e-endless; sleep 1; done
   '';
