@@ -2,51 +2,25 @@ package registry
 
 import (
 	"net"
-	"net/netip"
-	"sync"
 	"sync/atomic"
+
+	"github.com/closured/closured/internal/httpserve"
 )
 
-// gate is a listener that turns away what does not come from the node itself, and
-// what is too much. A neighbour can reach a port of 127.0.0.1 when the kernel
+// newGate gives a listener that turns away what does not come from the node itself,
+// and what is too much. A neighbour can reach a port of 127.0.0.1 when the kernel
 // routes such addresses (route_localnet, CVE-2020-8558): it shows by its own
 // address.
-type gate struct {
-	net.Listener
-	open atomic.Int64
-	max  int64
-}
-
-func newGate(l net.Listener, most int64) *gate { return &gate{Listener: l, max: most} }
-
-// Accept gives the next connection that may pass.
-func (g *gate) Accept() (net.Conn, error) {
-	for {
-		conn, err := g.Listener.Accept()
-		if err != nil {
-			return nil, err
+func newGate(l net.Listener, most int64) net.Listener {
+	open := new(atomic.Int64)
+	leave := func() { open.Add(-1) }
+	return httpserve.Admit(l, func(from net.Addr) (func(), bool) {
+		if open.Add(1) <= most && isLocal(from) {
+			return leave, true
 		}
-		if g.open.Add(1) <= g.max && isLocal(conn.RemoteAddr()) {
-			return &passed{Conn: conn, leave: sync.OnceFunc(func() { g.open.Add(-1) })}, nil
-		}
-		g.open.Add(-1)
-		_ = conn.Close() // nothing was written
-	}
+		leave()
+		return nil, false
+	})
 }
 
-func isLocal(a net.Addr) bool {
-	from, err := netip.ParseAddrPort(a.String())
-	return err == nil && from.Addr().Unmap().IsLoopback()
-}
-
-// passed is a connection that is counted until it is closed.
-type passed struct {
-	net.Conn
-	leave func()
-}
-
-// Close closes the connection.
-func (p *passed) Close() error {
-	defer p.leave()
-	return p.Conn.Close()
-}
+func isLocal(from net.Addr) bool { return httpserve.AddrOf(from).IsLoopback() }

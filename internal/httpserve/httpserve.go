@@ -3,7 +3,7 @@
 // answer, whom they let in and how long they wait for it; they start and stop alike.
 //
 // It sets no limits of connections: these are fields of the http.Server that each
-// of its users makes. Nothing remains after a crash.
+// of its users makes, and what each lets in by Admit. Nothing remains after a crash.
 package httpserve
 
 import (
