@@ -23,6 +23,7 @@ import (
 type settings struct {
 	build          buildjob.Settings
 	rules          controller.Rules
+	compression    closureimage.Compression
 	kubeconfig     string
 	namespace      string
 	leaderElection bool
@@ -42,6 +43,7 @@ func parseFlags(args []string, out io.Writer) (settings, error) {
 	if err := f.Parse(args); err != nil {
 		return settings{}, err
 	}
+	s.build.Compression, s.rules.Making = s.compression.String(), closureimage.Making(s.compression)
 	return s, s.check(f)
 }
 
@@ -60,7 +62,7 @@ func (s *settings) define(f *flag.FlagSet) {
 		return nil
 	})
 	f.StringVar(&s.build.Driver, "driver-name", "csi.closured.dev", "name of the CSI driver of build pods' volumes")
-	f.StringVar(&s.build.Compression, "registry-compression", "none", "none, gzip or zstd: that of the registries' layers, on which digests depend")
+	f.TextVar(&s.compression, "registry-compression", closureimage.None, "none, gzip or zstd: that of the registries' layers, on which digests depend")
 	f.Func("build-requests", "`resources` that a build pod asks for, as cpu=10m,memory=64Mi (default cpu=10m,memory=64Mi)", resources(&s.build.Requests))
 	f.Func("build-limits", "`resources` that a build pod may use (default memory=512Mi)", resources(&s.build.Limits))
 	f.Func("build-node-selector", "`label=value` of the nodes that may build; repeatable", s.nodeSelector)
@@ -86,11 +88,6 @@ func (s *settings) check(f *flag.FlagSet) error {
 	var problems []error
 	if f.NArg() > 0 {
 		problems = append(problems, fmt.Errorf("%q is not a flag", f.Arg(0)))
-	}
-	compression, ok := closureimage.ParseCompression(s.build.Compression)
-	s.rules.Making = closureimage.Making(compression)
-	if !ok {
-		problems = append(problems, fmt.Errorf("--registry-compression %q is not none, gzip or zstd", s.build.Compression))
 	}
 	if s.build.Deadline < time.Second {
 		problems = append(problems, fmt.Errorf("--build-deadline %s is shorter than a second", s.build.Deadline))
