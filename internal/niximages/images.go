@@ -120,10 +120,9 @@ func (i *Images) failed(err error) {
 	trouble := judge(err)
 	i.mu.Lock()
 	i.trouble = trouble
-	if i.absent++; !apierrors.IsNotFound(err) {
+	if !apierrors.IsNotFound(err) {
 		i.absent = 0
-	}
-	if i.absent == absentSure {
+	} else if i.absent++; i.absent == absentSure {
 		i.wakeLocked()
 	}
 	news := i.told != trouble.Error()

@@ -33,21 +33,21 @@ func (i *Images) Keep(ctx context.Context, node string, p Pins) error {
 		if known {
 			err = keep(p, roots)
 		}
-		again := time.NewTimer(keepAgain)
+		var again <-chan time.Time
 		if err == nil {
-			again.Stop()
 			trouble = ""
-		} else if trouble != err.Error() {
-			trouble = err.Error()
-			i.log.Error("pins of built images are not as they should be", slog.String(logkey.Error, trouble))
+		} else {
+			again = time.After(keepAgain)
+			if trouble != err.Error() {
+				trouble = err.Error()
+				i.log.Error("pins of built images are not as they should be", slog.String(logkey.Error, trouble))
+			}
 		}
 		select {
 		case <-ctx.Done():
-			again.Stop()
 			return nil
 		case <-next:
-			again.Stop()
-		case <-again.C:
+		case <-again:
 		}
 	}
 }

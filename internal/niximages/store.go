@@ -75,7 +75,6 @@ func (s store) Transformer() cache.TransformFunc {
 		n.ObjectMeta = metav1.ObjectMeta{
 			Namespace: n.Namespace, Name: n.Name, Generation: n.Generation, ResourceVersion: n.ResourceVersion,
 		}
-		n.Spec.Config, n.Spec.Build = v1alpha1.ImageConfig{}, v1alpha1.BuildSettings{}
 		return n, nil
 	}
 }
